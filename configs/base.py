@@ -1,0 +1,156 @@
+"""Where every field of a configuration is born: its unit, its default and what is allowed.
+
+The other files of this folder import this one and change values; none adds a field, and neither
+can the command line, since a configuration is locked once it is loaded. `long_vivit/config.py`
+checks all that is said here and is the only module that reads these objects.
+
+A value changes on the command line by its path: `--config.stages.long.mask_rate=0.5`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """All fields at their defaults; `arg` is the size word of the other files and must be ''."""
+    if arg:
+        raise ValueError(f"configs/base.py takes no word after ':', given {arg!r}.")
+    return ConfigDict(
+        {
+            'workdir': 'runs/base',  # folder for checkpoints, curves and scores of this run
+            'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
+            'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
+            'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
+            'max_bad_steps': 20,  # steps in a row without a finite loss before stopping; >= 1
+            'data': data(),
+            'model': model(),
+            'loss': loss(),
+            'optim': optim(),
+            'checkpoint': checkpoint(),
+            'log': log(),
+            'eval': evaluation(),
+            'stages': {'image': stage(frames=1), 'short': stage(), 'long': stage()},
+        }
+    )
+
+
+def data() -> dict:
+    """Where examples come from. A data spec is one of
+
+    videos:PATH.jsonl           a manifest of yours (also .csv); `videos:PATH.jsonl#val` picks the
+                                rows whose split is `val`
+    NAME/CONFIG:SPLIT           a data set stored by `python -m long_vivit.build_data NAME`,
+                                such as shape_stories/long:train
+    """
+    return {
+        'dir': 'data/built',  # folder of the stored data sets
+        'train': '',  # data spec for every stage; '' = each stage's own
+        'eval': '',  # data spec for every stage; '' = each stage's own
+        'tokenizer': '',  # tokenizer.json; '' = the one stored with shape_stories
+        'threads': 0,  # threads that read and decode; 0 = one for each core
+        'time_limit_s': 20.0,  # seconds for one video before it counts as broken; > 0
+        'max_missing': 0.1,  # share of a video's frames that may be undecodable; 0 <= x < 1
+    }
+
+
+def model() -> dict:
+    """The two encoders. Their inputs (pixels, frames, text length) belong to the stages."""
+    return {
+        'video': {
+            'size': 'custom',  # Ti 192x12x3, S 384x12x6, B 768x12x12, L 1024x24x16 | custom
+            'width': 0,  # d; a multiple of heads; 0 = as the size says
+            'depth': 0,  # layers; 0 = as the size says
+            'heads': 0,  # m; 0 = as the size says
+            'patch': 16,  # side of a patch in pixels; divides every stage's pixels
+            'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
+            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token)
+            'remat': False,  # recompute activations in the backward pass: less memory, more time
+        },
+        'text': {
+            'width': 512,  # d; a multiple of heads
+            'depth': 8,  # layers
+            'heads': 8,  # m
+            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token)
+        },
+        'embed': 512,  # e, the width of the joint space; >= 1
+        'dtype': 'float32',  # of activations: float32 | bfloat16; parameters stay float32
+        'attention': 'auto',  # auto | blockwise (little memory) | dense (all at once)
+    }
+
+
+def loss() -> dict:
+    """The contrastive loss; the logits are `scale * cosine`, the scale is learnt."""
+    return {
+        'temperature': 0.07,  # 1 / scale at the start; > 0
+        'max_scale': 100.0,  # the scale is held at or below this; >= 1 / temperature
+        'label_smoothing': 0.0,  # 0 <= x < 1
+    }
+
+
+def optim() -> dict:
+    """AdamW; the learning rate of each stage rises linearly, then falls as a cosine to 0."""
+    return {
+        'b1': 0.9,  # 0 <= x < 1
+        'b2': 0.98,  # 0 <= x < 1
+        'eps': 1e-8,  # > 0
+        'weight_decay': 0.1,  # times the learning rate, on matrices only; >= 0
+        'clip': 1.0,  # global norm at which gradients are cut; 0 = never
+        'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
+    }
+
+
+def checkpoint() -> dict:
+    """When to save; each stage's end is always saved."""
+    return {
+        'every': 500,  # steps; >= 1
+        'keep': 3,  # newest checkpoints kept; >= 1; the last one of each stage stays besides
+    }
+
+
+def log() -> dict:
+    """Where the curves go; metrics.jsonl in the work directory is always written."""
+    return {
+        'every': 20,  # steps; >= 1
+        'tensorboard': False,  # also write TensorBoard files (needs tensorboardX)
+    }
+
+
+def evaluation() -> dict:
+    """When and how retrieval is scored."""
+    return {
+        'every': 0,  # steps; 0 = at the end of each stage only
+        'ablations': True,  # at a stage's end also score with shuffled frames and with one frame
+    }
+
+
+def stage(**changes) -> ConfigDict:
+    """A stage with all its fields, some of them changed.
+
+    Raises KeyError for a name that is no field and TypeError for a value of another type.
+    """
+    fields = ConfigDict(
+        {
+            'train': '',  # data spec (see `data`)
+            'eval': '',  # data spec; '' = this stage is not scored
+            'frames': 16,  # 1 = images, else a multiple of model.video.tubelet
+            'pixels': 256,  # side of the square frame; a multiple of model.video.patch
+            'sampler': 'rand_seg',  # when training: a name in long_vivit/inputs/samplers.py
+            'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
+            'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
+            'mask_kind': 'tube',  # random | slice | tube | frame: which patches are left out
+            'mask_rate': 0.0,  # share of the patches left out when training; 0 <= x < 1
+            'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
+            'text_length': 32,  # l, tokens with the start and end tokens; >= 3
+            'batch': 64,  # pairs in a training step, over all devices; >= 2
+            'eval_batch': 64,  # pairs in a scoring step, over all devices; >= 1
+            'steps': 1000,  # training steps; >= 1
+            'lr': 1e-3,  # highest learning rate; > 0
+            'warmup_steps': 100,  # 0 <= x < steps; a tenth of steps unless it is set
+            'image_train': '',  # data spec of images mixed into a video stage; '' = none
+            'image_ratio': 0.0,  # share of the steps that take images; 0 <= x < 1
+            'last_layers': 0,  # train these last layers of the video encoder only; 0 = all
+        }
+    )
+    fields.warmup_steps = fields.get_ref('steps') // 10
+    fields.lock()
+    fields.update(changes)
+    return fields

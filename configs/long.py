@@ -1,0 +1,108 @@
+"""Image -> short video -> long video: the recipe this project is about.
+
+    configs/long.py          small: trains on two CPU cores with the built-in stories
+    configs/long.py:base     ViT-B, 128 frames
+    configs/long.py:large    ViT-L, 256 frames
+
+`base` and `large` follow arXiv 2312.07395, which gives the encoders, 16 and 128 or 256 frames at
+1 frame per second, tubelets of 2 x 16 x 16, and for the long stage 75% random masking with only
+the last four layers trained (section 3 and 6.1). 256 pixels are read off its token counts. It
+publishes no batch sizes, learning rates, steps, joint width or share of images: those are our
+choice. Neither brings data: name yours with `--config.data.train=videos:PATH.jsonl`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(size: str = '') -> ConfigDict:
+    """The small recipe, or with the word `base` or `large` the paper's."""
+    if size not in ('', 'base', 'large'):
+        raise ValueError(
+            f"configs/long.py:{size}: {size!r} is no size; use 'base', 'large' or nothing."
+        )
+    config = base.get_config()
+    config.workdir = f'runs/long_{size}' if size else 'runs/long'
+    if size:
+        paper(config, large=size == 'large')
+    else:
+        small(config)
+    return config
+
+
+def small(config: ConfigDict) -> None:
+    """Some minutes on a laptop, from nothing, on the built-in stories."""
+    config.model.video.update(width=128, depth=4, heads=4, patch=8)
+    config.model.text.update(width=128, depth=2, heads=4)
+    config.model.embed = 128
+    shared = {'pixels': 64, 'lr': 1e-3}
+    config.stages.image = base.stage(
+        train='shape_stories/image:train',
+        eval='shape_stories/image:test',
+        frames=1,
+        batch=256,
+        steps=300,
+        **shared,
+    )
+    config.stages.short = base.stage(
+        train='shape_stories/short:train',
+        eval='shape_stories/short:test',
+        frames=16,
+        mask_rate=0.5,
+        batch=64,
+        steps=500,
+        **shared,
+    )
+    config.stages.long = base.stage(
+        train='shape_stories/long:train',
+        eval='shape_stories/long:test',
+        frames=64,
+        mask_rate=0.75,
+        text='long_caption',
+        text_length=256,
+        batch=32,
+        steps=200,
+        **shared,
+    )
+
+
+def paper(config: ConfigDict, large: bool) -> None:
+    """ViT-B with a text tower of BERT-medium's shape, or ViT-L with one of BERT-base's."""
+    config.model.video.update(size='L' if large else 'B', remat=True)
+    config.model.text.update(
+        width=768 if large else 512, depth=12 if large else 8, heads=12 if large else 8
+    )
+    config.model.embed = 768 if large else 512
+    config.model.dtype = 'bfloat16'
+    config.checkpoint.every = 1000
+    config.log.every = 50
+    config.eval.every = 5000
+    config.stages.image = base.stage(
+        frames=1, text_length=64, batch=4096, steps=100_000, lr=1e-3, warmup_steps=10_000
+    )
+    first_seconds = {'sampler': 'first_fps', 'eval_sampler': 'first_fps', 'fps': 1.0}
+    config.stages.short = base.stage(
+        frames=16,
+        text_length=64,
+        batch=1024,
+        steps=50_000,
+        lr=1e-4,
+        warmup_steps=2_000,
+        **first_seconds,
+    )
+    one_per_second = {'sampler': 'fps', 'eval_sampler': 'fps', 'fps': 1.0}
+    config.stages.long = base.stage(
+        frames=256 if large else 128,
+        mask_kind='random',
+        mask_rate=0.75,
+        last_layers=4,
+        text='any',
+        text_length=256,
+        batch=256,
+        eval_batch=32,
+        steps=10_000,
+        lr=5e-5,
+        warmup_steps=500,
+        **one_per_second,
+    )
