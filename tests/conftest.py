@@ -1,0 +1,24 @@
+"""What every test shares: eight fake CPU devices, the repository on the path, the real clips."""
+
+import os
+import pathlib
+import sys
+
+# Before anything imports jax. setdefault, so that a run on real devices can say otherwise.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope='session')
+def clips() -> pathlib.Path:
+    """The folder of real clips that lies beside the repository; without it the test is skipped."""
+    folder = ROOT.parent / 'shared' / 'data' / 'clips'
+    if not folder.is_dir():
+        pytest.skip('needs the real clips in ../shared/data/clips')
+    return folder
