@@ -1,0 +1,253 @@
+"""Batches as a pure function of the step: `batches[s]` is step s's batch, on any number of hosts.
+
+An example's place in the global stream decides its frames, its patches and its caption, and the
+place is known before the stream is split over hosts. So a run resumed at step s, or on another
+number of hosts, sees what the unbroken run would have seen. Grain only brings the threads.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import grain
+import numpy as np
+
+from long_vivit.inputs import patches, samplers, video
+
+FRAME_ORDERS = ('ordered', 'shuffled', 'one_frame')
+
+
+@dataclass(frozen=True)
+class View:
+    """How a stage looks at an example: which frames, which patches, which text.
+
+    Units: pixels, frames, seconds, tokens, as in configs/base.py, which explains each field.
+    `tubelet` is 1 for images. `frame_order` is for scoring what time is worth: 'shuffled' shows
+    the same frames in a random order, 'one_frame' the middle frame at all times.
+    """
+
+    frames: int
+    pixels: int
+    patch: int
+    tubelet: int
+    sampler: str
+    fps: float
+    mask_kind: str
+    mask_rate: float
+    text: str
+    text_length: int
+    time_limit_s: float = 20.0
+    max_missing: float = 0.1
+    frame_order: str = 'ordered'
+
+    @property
+    def grid(self):
+        """(t, h, w) in tubelets, patch rows and patch columns."""
+        side = self.pixels // self.patch
+        return self.frames // self.tubelet, side, side
+
+    def evaluation(self, sampler):
+        """The same view of all patches, with a sampler that does not draw."""
+        return replace(self, sampler=sampler, mask_rate=0.0)
+
+
+class Order:
+    """Which record stands at place i of an endless stream of shuffled epochs.
+
+    Records that share a group stay together, so that order twins meet in one batch.
+    """
+
+    def __init__(self, num_records, group_size, seed):
+        if num_records < 1 or num_records % group_size:
+            raise ValueError(f'{num_records} records do not make groups of {group_size}')
+        self.num_records, self.group_size, self.seed = num_records, group_size, seed
+        self._permutation = lru_cache(maxsize=4)(self._shuffle)
+
+    def _shuffle(self, epoch):
+        rng = np.random.default_rng([self.seed, epoch])
+        return rng.permutation(self.num_records // self.group_size)
+
+    def __getitem__(self, place):
+        epoch, place = divmod(place, self.num_records)
+        group, member = divmod(place, self.group_size)
+        return int(self._permutation(epoch)[group]) * self.group_size + member
+
+
+def text_key(text):
+    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
+    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
+
+
+def pick_text(example, kind, rng):
+    """The text of an example to train on; one of several captions is drawn.
+
+    kind: 'caption', 'long_caption' (falls back on nothing: an example without one is an error),
+    or 'any': a long caption where there is one, else a caption.
+    """
+    texts = example.captions if kind == 'caption' else example.long_captions
+    if not texts and kind == 'any':
+        texts = example.captions
+    if not texts:
+        raise ValueError(
+            f'{example.id}: has no {"caption" if kind == "caption" else "long_caption"}; '
+            "give it one, or set the stage's text to 'any' or to the kind of text that it has"
+        )
+    return texts[0] if len(texts) == 1 else texts[rng.integers(len(texts))]
+
+
+def load_video(example, view, rng):
+    """Decode and cut what the view shows of an example.
+
+    Returns:
+      patches uint8 [k, r*p*q*c], where int32 [k, 3], and the VideoError that made the patches
+      zeros, or None.
+    """
+    where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
+    if view.frame_order == 'ordered':
+        needed = patches.frames_needed(where, view.tubelet)
+    else:
+        needed = np.arange(view.frames)
+
+    def times(start_s, end_s):
+        sampler = samplers.SAMPLERS[view.sampler]
+        return sampler(start_s, end_s, view.frames, rng=rng, fps=view.fps)[needed]
+
+    try:
+        shown = video.read_frames(
+            example.video, times, pixels=view.pixels, start=example.start_s, end=example.end_s,
+            time_limit_s=view.time_limit_s, max_missing=view.max_missing, name=example.id,
+        ).frames  # fmt: skip
+    except video.VideoError as error:
+        nothing = np.zeros((len(where), view.tubelet * view.patch**2 * 3), np.uint8)
+        return nothing, where, error
+    if len(needed) < view.frames:
+        frames = np.zeros((view.frames, *shown.shape[1:]), np.uint8)
+        frames[needed] = shown
+    else:
+        frames = reorder(shown, view.frame_order, rng)
+    return patches.patchify(frames, where, view.tubelet, view.patch), where, None
+
+
+def reorder(frames, frame_order, rng):
+    """frames [n, ...] in one of FRAME_ORDERS."""
+    assert frame_order in FRAME_ORDERS, frame_order
+    if frame_order == 'shuffled':
+        return frames[rng.permutation(len(frames))]
+    if frame_order == 'one_frame':
+        return np.broadcast_to(frames[len(frames) // 2], frames.shape)
+    return frames
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples by their place in the global stream: dicts of arrays without a batch dim.
+
+    `index` is the record's number in the source; `error` (VideoError or None) stays on the host.
+    """
+
+    source: object
+    order: Order
+    view: View
+    tokenizer: object
+    seed: int
+
+    def __getitem__(self, place):
+        index = self.order[place]
+        rng = np.random.default_rng([self.seed, 1, place])
+        example = self.source[index]
+        shown, where, error = load_video(example, self.view, rng)
+        text = pick_text(example, self.view.text, rng)
+        tokens = self.tokenizer.encode([text], self.view.text_length)
+        return {
+            'patches': shown,
+            'where': where,
+            'tokens': tokens.ids[0],
+            'lengths': tokens.lengths[0],
+            'ok': np.bool_(error is None),
+            'text_key': text_key(text),
+            'index': np.int64(index),
+            'cut': np.bool_(tokens.num_tokens[0] > self.view.text_length),
+            'id': example.id,
+            'error': error,
+        }
+
+
+HOST_ONLY = ('index', 'cut', 'id', 'error')  # keys of a batch that never go to a device
+
+
+def stack(examples):
+    """List of example dicts -> one dict of arrays [b, ...]; `id` and `error` become lists."""
+    return {
+        key: [e[key] for e in examples]
+        if key in ('id', 'error')
+        else np.stack([e[key] for e in examples])
+        for key in examples[0]
+    }
+
+
+@dataclass(frozen=True)
+class Batches:
+    """`batches[s]`: this host's part of the global batch of step s.
+
+    With `images`, a share `image_ratio` of the steps takes an image batch instead of a video one,
+    evenly spread; each stream goes on where it stopped.
+    """
+
+    videos: Examples
+    batch: int  # of all hosts together
+    steps: int
+    images: Examples | None = None
+    image_ratio: float = 0.0
+    host: int = 0
+    hosts: int = 1
+
+    def __post_init__(self):
+        if self.batch % self.hosts:
+            raise ValueError(f'a batch of {self.batch} does not split over {self.hosts} hosts')
+
+    def __len__(self):
+        return self.steps
+
+    def num_images_before(self, step):
+        """How many of the first `step` steps took images."""
+        return int(step * self.image_ratio) if self.images else 0
+
+    def __getitem__(self, step):
+        count = self.num_images_before(step)
+        is_image = self.num_images_before(step + 1) > count
+        examples = self.images if is_image else self.videos
+        first = (count if is_image else step - count) * self.batch
+        places = range(first + self.host, first + self.batch, self.hosts)
+        return stack([examples[place] for place in places])
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The videos of a source in order, for scoring: `clips[j]` is batch j, the last one shorter."""
+
+    source: object
+    view: View
+    batch: int
+    seed: int = 0
+
+    def __len__(self):
+        return -(-len(self.source) // self.batch)
+
+    def __getitem__(self, j):
+        rows = []
+        for index in range(j * self.batch, min((j + 1) * self.batch, len(self.source))):
+            example = self.source[index]
+            rng = np.random.default_rng([self.seed, 2, index])
+            shown, where, error = load_video(example, self.view, rng)
+            rows.append({'patches': shown, 'where': where, 'id': example.id, 'error': error})
+        return stack(rows)
+
+
+def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:
+    """Iterate from batch `start` with `threads` threads, a few batches ahead."""
+    if start >= len(batches):
+        return iter(())
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    dataset = grain.MapDataset.source(batches)[start:]
+    return iter(dataset.to_iter_dataset(options))

@@ -1,0 +1,124 @@
+"""The transformer that both towers share: pre-norm blocks, stacked and scanned.
+
+Parameters are float32; matrix products run in `dtype`, LayerNorm in float32. The blocks are one
+module whose leaves carry a leading depth dim, so that compile time does not grow with depth.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from long_vivit.models.attention import attend
+
+# What the backward pass finds stored instead of computing it again, by name.
+REMAT = {
+    'none': None,
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Linear(nnx.Module):
+    """x [..., i] -> [..., o], computed in `dtype`."""
+
+    def __init__(self, num_in, num_out, *, bias=True, std=None, dtype=jnp.float32, rngs):
+        std = num_in**-0.5 if std is None else std
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (num_in, num_out)))
+        self.bias = nnx.Param(jnp.zeros((num_out,))) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x):
+        x = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """x [..., d] -> [..., d], statistics in float32, the result in x's dtype."""
+
+    def __init__(self, width, *, epsilon=1e-6):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, x [b, n, d] -> [b, n, d]. The kernels show heads and head width."""
+
+    def __init__(self, width, heads, *, implementation, causal, dtype, rngs):
+        f = width // heads
+        std = width**-0.5
+        self.qkv = nnx.Param(std * jax.random.normal(rngs.params(), (width, 3, heads, f)))
+        self.qkv_bias = nnx.Param(jnp.zeros((3, heads, f)))
+        self.out = nnx.Param(std * jax.random.normal(rngs.params(), (heads, f, width)))
+        self.out_bias = nnx.Param(jnp.zeros((width,)))
+        self.implementation, self.causal, self.dtype = implementation, causal, dtype
+
+    def __call__(self, x, lengths=None):
+        x = x.astype(self.dtype)
+        qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
+        qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        y = attend(
+            *qkv, implementation=self.implementation, lengths=lengths, causal=self.causal
+        )
+        y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
+        return y + self.out_bias[...].astype(self.dtype)
+
+
+class Block(nnx.Module):
+    """x [b, n, d] -> [b, n, d]: attention, then an MLP of 4 d, each on a normalised copy."""
+
+    def __init__(self, width, heads, *, implementation, causal, dtype, rngs):
+        self.norm_1 = LayerNorm(width)
+        self.attention = Attention(
+            width, heads, implementation=implementation, causal=causal, dtype=dtype, rngs=rngs
+        )
+        self.norm_2 = LayerNorm(width)
+        self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, lengths=None):
+        x = x + self.attention(self.norm_1(x), lengths)
+        return x + self.down(jax.nn.gelu(self.up(self.norm_2(x))))
+
+
+class Trunk(nnx.Module):
+    """`depth` blocks and a last LayerNorm, x [b, n, d] -> [b, n, d]."""
+
+    def __init__(self, width, depth, heads, *, implementation, causal, remat, dtype, rngs):
+        if remat not in REMAT:
+            raise ValueError(
+                f'model.video.remat is {remat!r}; it must be one of {", ".join(REMAT)}'
+            )
+
+        def block(key):
+            return Block(
+                width, heads, implementation=implementation, causal=causal, dtype=dtype,
+                rngs=nnx.Rngs(params=key),
+            )  # fmt: skip
+
+        self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
+        self.norm = LayerNorm(width)
+        self.remat, self.depth = remat, depth
+
+    def __call__(self, x, lengths=None, *, num_frozen=0):
+        """`num_frozen`: through so many first blocks, and all before them, no gradient flows."""
+
+        def step(x, block):
+            return block(x, lengths), None
+
+        if REMAT[self.remat] is not None:
+            step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[self.remat])
+        if num_frozen:
+            below = jax.tree.map(lambda leaf: leaf[:num_frozen], self.blocks)
+            above = jax.tree.map(lambda leaf: leaf[num_frozen:], self.blocks)
+            x, _ = jax.lax.scan(step, x, jax.lax.stop_gradient(below))
+            x, _ = jax.lax.scan(step, jax.lax.stop_gradient(x), above)
+        else:
+            x, _ = jax.lax.scan(step, x, self.blocks)
+        return self.norm(x)

@@ -1,0 +1,45 @@
+"""The text encoder: the paper's (bidirectional, mean pooling) or CLIP's (causal, end of text)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from long_vivit.models.layers import Linear, Trunk
+from long_vivit.models.video import unit
+
+KINDS = ('bidirectional', 'causal')
+
+
+class TextEncoder(nnx.Module):
+    """tokens int32 [b, l], lengths int32 [b] -> z_text float32 [b, e], unit length.
+
+    Args:
+      vocab: number of token ids. length: rows of the position table, the longest text.
+      kind: 'bidirectional' looks both ways and averages the real tokens (LongViViT section 3.1);
+        'causal' looks back only and takes the last real token, the end of text (CLIP).
+    """
+
+    def __init__(self, *, vocab, length, width, depth, heads, embed, kind, remat, dtype, rngs):
+        if kind not in KINDS:
+            raise ValueError(f'model.text.kind is {kind!r}; it must be one of {", ".join(KINDS)}')
+        self.embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocab, width)))
+        self.positions = nnx.Param(0.01 * jax.random.normal(rngs.params(), (length, width)))
+        self.trunk = Trunk(
+            width, depth, heads, implementation='dense', causal=kind == 'causal', remat=remat,
+            dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.head = Linear(width, embed, bias=False, rngs=rngs)
+        self.kind, self.dtype = kind, dtype
+
+    def __call__(self, tokens, lengths):
+        num_tokens, longest = tokens.shape[1], self.positions.shape[0]
+        if num_tokens > longest:
+            raise ValueError(f'text of {num_tokens} tokens, but the position table has {longest}')
+        x = self.embed[...][tokens] + self.positions[...][:num_tokens]
+        x = self.trunk(x.astype(self.dtype), lengths).astype(jnp.float32)
+        if self.kind == 'causal':
+            x = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        else:
+            real = jnp.arange(num_tokens) < lengths[:, None]
+            x = (x * real[..., None]).sum(1) / lengths[:, None]
+        return unit(self.head(x))

@@ -1,0 +1,76 @@
+"""The video encoder: joint space-time attention over whatever patches it is given.
+
+It never hears of masks, frame counts or resolutions: it embeds patches and adds the positions
+they came from (LongViViT, arXiv 2312.07395, section 3.1: joint space-time attention, separate
+image and tubelet stems over one trunk, mean pooling).
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from long_vivit.models.layers import Linear, Trunk
+from long_vivit.models.positions import Positions
+
+POOLS = ('mean', 'cls')
+
+
+class VideoEncoder(nnx.Module):
+    """patches uint8 [b, k, r*p*q*c], where int32 [b, k, 3] -> z_video float32 [b, e], unit length.
+
+    A patch vector as long as one frame's patch (r = 1) goes through the image stem, a longer one
+    through the tubelet stem; the trunk is shared.
+
+    Args:
+      grid: (t, h, w), sizes of the position tables in tubelets, patch rows, patch columns.
+      patch: pixels along a patch side. tubelet: frames in a tubelet; 1 builds no tubelet stem.
+      pool: 'mean' over all given tokens (the paper), or 'cls', a learnt token's output.
+    """
+
+    def __init__(
+        self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, remat, dtype,
+        rngs,
+    ):  # fmt: skip
+        if pool not in POOLS:
+            raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
+        pixels = patch * patch * 3
+        self.image_embed = Linear(pixels, width, dtype=dtype, rngs=rngs)
+        self.tubelet_embed = (
+            Linear(tubelet * pixels, width, dtype=dtype, rngs=rngs) if tubelet > 1 else None
+        )
+        self.positions = Positions(grid, width, rngs=rngs)
+        self.cls = nnx.Param(jnp.zeros((width,))) if pool == 'cls' else None
+        self.trunk = Trunk(
+            width, depth, heads, implementation=attention, causal=False, remat=remat, dtype=dtype,
+            rngs=rngs,
+        )  # fmt: skip
+        self.head = Linear(width, embed, bias=False, rngs=rngs)
+        self.dtype = dtype
+
+    def tokens(self, patches, where):
+        """Patches with their positions, before the trunk: [b, k, d]."""
+        still = patches.shape[-1] == self.image_embed.kernel.shape[0]
+        if not still and self.tubelet_embed is None:
+            raise ValueError(
+                f'patches of {patches.shape[-1]} values, but this encoder was built for images of '
+                f'{self.image_embed.kernel.shape[0]}: set model.video.tubelet above 1'
+            )
+        embed = self.image_embed if still else self.tubelet_embed
+        x = embed(patches.astype(self.dtype) / 127.5 - 1)  # 0..255 -> -1..1
+        return x + self.positions(where, still=still).astype(self.dtype)
+
+    def __call__(self, patches, where, *, num_frozen=0):
+        """`num_frozen`: how many first blocks (and the stems) get no gradient."""
+        x = self.tokens(patches, where)
+        if self.cls is not None:
+            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
+            x = jnp.concatenate([cls, x], axis=1)
+        x = self.trunk(x, num_frozen=num_frozen).astype(jnp.float32)
+        x = x.mean(1) if self.cls is None else x[:, 0]
+        return unit(self.head(x))
+
+
+def unit(x):
+    """x [..., e] scaled to length 1, in float32; a zero vector stays zero, with finite gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
+    return x / jnp.sqrt(square)
