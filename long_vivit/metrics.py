@@ -25,8 +25,9 @@ class Retrieval:
     """Scores of one direction of retrieval. `to_dict()` leaves out the arrays.
 
     Recall and chance are shares in [0, 1], ranks are 1-based and expected over ties (with one true
-    item: the mid rank). `collapsed` is True when the scores cannot tell any two items apart, or
-    when all embeddings of one side are equal; `num_flat` counts queries whose scores are all equal.
+    item: the mid rank); `chance_rank` is a constant encoder's median rank. `collapsed` is True when
+    the scores tell no two items apart or all embeddings of one side are equal; `num_flat` counts
+    queries whose scores are all equal.
     """
 
     recall_at_1: float
@@ -35,6 +36,9 @@ class Retrieval:
     median_rank: float
     mean_rank: float
     chance_at_1: float
+    chance_at_5: float
+    chance_at_10: float
+    chance_rank: float
     num_queries: int
     num_items: int
     num_flat: int
@@ -198,10 +202,12 @@ def _score(
     ranks = above + (ties + true_ties + 1) / (true_ties + 1)
     hits = {k: _expected_hits(above, ties, true_ties, k) for k in KS}
     num_true = np.diff(starts)
-    chance = _mean(_expected_hits(np.zeros_like(num_true), num_items - num_true, num_true, 1))
+    none, wrong = np.zeros_like(num_true), num_items - num_true
+    chance = [_mean(_expected_hits(none, wrong, num_true, k)) for k in KS]
+    chance_rank = float(np.median((num_items + 1) / (num_true + 1)))
     return Retrieval(
         *(_mean(hits[k]) for k in KS), float(np.median(ranks)), _mean(ranks),
-        chance, num_queries, num_items, num_flat,
+        *chance, chance_rank, num_queries, num_items, num_flat,
         collapsed or num_flat == num_queries, hits[1], ranks,
         np.arange(num_queries) if video is None else video.astype(np.int64),
     )  # fmt: skip

@@ -35,9 +35,9 @@ def test_one_hot_scores_are_perfect():
 def test_constant_scores_are_exactly_chance(n):
     got = metrics.retrieval(np.full((n, n), 0.3), np.arange(n))
     assert got.recall_at_1 == got.chance_at_1 == pytest.approx(1 / n, rel=1e-14)
-    assert got.recall_at_5 == pytest.approx(min(5 / n, 1), rel=1e-14)
-    assert got.recall_at_10 == pytest.approx(min(10 / n, 1), rel=1e-14)
-    assert got.median_rank == got.mean_rank == (n + 1) / 2
+    assert got.recall_at_5 == got.chance_at_5 == pytest.approx(min(5 / n, 1), rel=1e-14)
+    assert got.recall_at_10 == got.chance_at_10 == pytest.approx(min(10 / n, 1), rel=1e-14)
+    assert got.median_rank == got.mean_rank == got.chance_rank == (n + 1) / 2
     assert got.collapsed == (n > 1) and got.num_flat == (n if n > 1 else 0)
 
 
