@@ -1,0 +1,1 @@
+"""Video and text in: from files to numpy batches."""

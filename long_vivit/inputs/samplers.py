@@ -58,7 +58,7 @@ def linspace_incl(start: float, end: float, num_frames: int, *, rng=None, fps=No
 
 
 def linspace_excl(start: float, end: float, num_frames: int, *, rng=None, fps=None) -> np.ndarray:
-    """The starts of `num_frames` equal segments: equal steps from the first frame, without the end."""
+    """The starts of `num_frames` equal segments: equal steps, the end left out."""
     _check(start, end, num_frames)
     return _inside(start, end, np.arange(num_frames) / num_frames)
 
