@@ -14,7 +14,7 @@ def get_config(arg: str = '') -> ConfigDict:
     """All fields at their defaults; `arg` is the size word of the other files and must be ''."""
     if arg:
         raise ValueError(f"configs/base.py takes no word after ':', given {arg!r}.")
-    return ConfigDict(
+    config = ConfigDict(
         {
             'workdir': 'runs/base',  # folder for checkpoints, curves and scores of this run
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
@@ -31,6 +31,11 @@ def get_config(arg: str = '') -> ConfigDict:
             'stages': {'image': stage(frames=1), 'short': stage(), 'long': stage()},
         }
     )
+    config.lock()  # a misspelt name in another config file is refused, not added ...
+    config.stages.unlock()  # ... but `config.stages.NAME = base.stage(...)` may add a stage
+    for fields in config.stages.values():
+        fields.lock()
+    return config
 
 
 def data() -> dict:

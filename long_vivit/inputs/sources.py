@@ -1,0 +1,200 @@
+"""Sources of examples: a manifest of one's own videos, or a stored (TFDS) data set.
+
+A source is a sequence: `len(source)`, `source[i] -> Example`, in an order that never changes. It
+knows paths and bytes and text, not pixels; reading them is left to video.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from long_vivit.inputs import manifests
+
+SPEC_FORMS = (
+    "'videos:PATH.jsonl', 'videos:PATH.csv', either with '#SPLIT', or 'NAME/CONFIG:SPLIT' "
+    "such as 'shape_stories/long:train'"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """A video with its texts.
+
+    id: a name that no other example of the source has.
+    video: the path of a file, or the file itself as bytes.
+    captions, long_captions: texts that say the same video in other words; either may be empty.
+    start_s, end_s: the part of the video in seconds, None = from its start, to its end.
+    label: a class name, or None.
+    group: examples with the same number are near-twins (hard negatives of each other, such as the
+        same events in another order) and lie beside each other in the source.
+    """
+
+    id: str
+    video: bytes | str
+    captions: tuple[str, ...] = ()
+    long_captions: tuple[str, ...] = ()
+    start_s: float | None = None
+    end_s: float | None = None
+    label: str | None = None
+    group: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A data spec taken apart: `manifest` is a path, or None and name, config say which set."""
+
+    manifest: Path | None
+    name: str
+    config: str
+    split: str
+
+
+def parse_spec(spec: str) -> Spec:
+    """Takes a data spec apart without looking at any file. Raises ValueError for no spec."""
+    if match := re.fullmatch(r'videos:(.+?\.(?:jsonl|csv))(?:#(.+))?', spec):
+        return Spec(Path(match[1]).expanduser(), 'videos', '', match[2] or '')
+    if match := re.fullmatch(r'(?!videos:)([a-z]\w*)(?:/([\w.-]+))?:(\w.*)', spec):
+        return Spec(None, match[1], match[2] or '', match[3])
+    raise ValueError(f'{spec!r} is no data spec; it must be {SPEC_FORMS}.')
+
+
+def open_source(
+    spec: str, *, data_dir: str | Path = 'data/built', text: str = 'any'
+) -> 'Videos | Stored':
+    """The source that a data spec names.
+
+    data_dir: folder of the stored data sets.
+    text: what every example must have: 'caption', 'long_caption', 'any' of both, '' = nothing.
+
+    Raises ValueError: the spec is none; the manifest has faults (all are listed); the data set
+    was not built, or has no such split.
+    """
+    if text not in manifests.TEXTS:
+        raise ValueError(f'text: {text!r} must be one of {", ".join(map(repr, manifests.TEXTS))}.')
+    parts = parse_spec(spec)
+    if parts.manifest:
+        return Videos(spec, parts, text)
+    return Stored(spec, parts, Path(data_dir), text)
+
+
+class Videos:
+    """The rows of a manifest.
+
+    group_size: rows in each group, 1 without groups; `i // group_size` is the group of example i.
+    name: the spec.
+    fingerprint: 16 hex digits; the same for the same rows, wherever the folder lies.
+    """
+
+    def __init__(self, spec: str, parts: Spec, text: str):
+        rows = manifests.read_manifest(parts.manifest, parts.split, text)
+        self.name = spec
+        self.fingerprint = _digest(rows)
+        grouped = rows[0]['group'] is not None
+        self.group_size = sum(row['group'] == 0 for row in rows) if grouped else 1
+        folder = parts.manifest.parent
+        self._examples = [
+            Example(
+                id=row['id'],
+                video=str(folder / Path(row['video']).expanduser()),
+                captions=row['caption'],
+                long_captions=row['long_caption'],
+                start_s=row['start'],
+                end_s=row['end'],
+                label=row['label'],
+                group=row['group'] if grouped else i,
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+class Stored:
+    """A split of a data set that `long_vivit.build_data` stored; read without TensorFlow.
+
+    The attributes are those of `Videos`. A record's fields: id, video (a file as bytes), caption,
+    long_caption, label (texts; '' = none) and group (an integer); all but id and video optional.
+    """
+
+    def __init__(self, spec: str, parts: Spec, data_dir: Path, text: str):
+        import tensorflow_datasets as tfds  # late: it takes a second, and manifests go without
+
+        folder = _newest_version(data_dir, parts)
+        builder = tfds.builder_from_directory(folder)
+        split = re.split(r'[\[+]', parts.split)[0]
+        if split not in builder.info.splits:
+            raise ValueError(
+                f'{spec}: no split {split!r}; there are {", ".join(sorted(builder.info.splits))}.'
+            )
+        wanted = manifests.TEXTS[text]
+        if wanted and not any(name in builder.info.features for name in wanted):
+            raise ValueError(f'{spec}: its records have no {" or ".join(wanted)}.')
+        self.name = spec
+        self._records = builder.as_data_source(parts.split)
+        if not len(self._records):
+            raise ValueError(f'{spec}: the split is empty.')
+        self.fingerprint = _digest(
+            [builder.info.full_name, parts.split, len(self), _contents(folder)]
+        )
+        self.group_size = self._measure_groups()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[index]
+        text = {k: _texts(record.get(k)) for k in ('id', 'caption', 'long_caption', 'label')}
+        return Example(
+            id=text['id'][0],
+            video=record['video'],
+            captions=text['caption'],
+            long_captions=text['long_caption'],
+            label=text['label'][0] if text['label'] else None,
+            group=int(record.get('group', index)),
+        )
+
+    def _measure_groups(self) -> int:
+        """The size of the groups, from the first records: they are equally large."""
+        groups = [self[i].group for i in range(min(len(self), 3))]
+        size = 2 if len(groups) > 1 and groups[0] == groups[1] else 1
+        cut = size == 1 and len(groups) > 2 and groups[1] == groups[2]
+        if cut or len(self) % size:
+            raise ValueError(f'{self.name}: the split cuts a pair of twins; cut at even numbers.')
+        return size
+
+
+def _newest_version(data_dir: Path, parts: Spec) -> Path:
+    """The folder of the newest stored version. Raises ValueError saying how to build it."""
+    folder = data_dir / parts.name / parts.config
+    versions = [info.parent for info in folder.glob('*/dataset_info.json')]
+    if versions:
+        return max(versions, key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
+    others = sorted({p.parent.parent.name for p in folder.parent.glob('*/*/dataset_info.json')})
+    there = f' (there is {", ".join(others)})' if parts.config and others else ''
+    flag = '' if str(data_dir) == 'data/built' else f' --data_dir={data_dir}'
+    raise ValueError(
+        f'{folder}: not built{there}; run `python -m long_vivit.build_data {parts.name}{flag}`, '
+        'or change data.dir.'
+    )
+
+
+def _texts(value) -> tuple[str, ...]:
+    """TFDS gives text as bytes, lists of texts as lists of bytes; '' means none."""
+    values = [value] if isinstance(value, bytes | str) else ([] if value is None else list(value))
+    decoded = (v.decode('utf-8') if isinstance(v, bytes) else str(v) for v in values)
+    return tuple(v for v in decoded if v)
+
+
+def _contents(folder: Path) -> list:
+    """Names and sizes of a stored data set's record files."""
+    return sorted([f.name, f.stat().st_size] for f in folder.iterdir() if 'array_record' in f.name)
+
+
+def _digest(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,303 @@
+"""Configurations: what is refused and how, what a Run holds, and the command line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import base, long, short
+from long_vivit import config
+
+ROOT = Path(__file__).parent.parent
+
+
+def with_data(size=''):
+    cfg = long.get_config(size)
+    cfg.data.train = 'videos:mine.jsonl'
+    return cfg
+
+
+def faults_of(cfg):
+    with pytest.raises(ValueError) as caught:
+        config.check(cfg)
+    return str(caught.value)
+
+
+def test_every_field_of_base_has_its_comment():
+    """Each line `'name': value,` also says what is allowed, except where a section begins."""
+    lines = (ROOT / 'configs/base.py').read_text().splitlines()
+    fields = [line for line in lines if re.match(r" +'\w+': ", line)]
+    sections = [line for line in fields if re.search(r"(\{|\(\)|\{'image'.*),?$", line)]
+    assert len(sections) == 10
+    assert not [line for line in fields if line not in sections and ',  # ' not in line]
+
+
+@pytest.mark.parametrize('make', [long.get_config, short.get_config])
+def test_recipes_pass_and_survive_json(make):
+    for size in ('', 'base', 'large'):
+        cfg = make(size)
+        cfg.data.train = 'videos:mine.jsonl'
+        run = config.resolve(cfg)
+        text = config.to_json(run)
+        assert config.from_json(text) == run
+        assert config.to_json(config.from_json(text)) == text
+
+
+def test_unknown_size_is_refused():
+    with pytest.raises(ValueError, match="'huge' is no size; use 'base', 'large'"):
+        long.get_config('huge')
+
+
+def test_run_holds_plain_values():
+    run = config.resolve(with_data('large'))
+    assert [stage.name for stage in run.stages] == ['image', 'short', 'long']
+    assert {stage.train for stage in run.stages} == {'videos:mine.jsonl'}
+    assert (run.model.video.width, run.model.video.depth, run.model.video.heads) == (1024, 24, 16)
+    assert run.stages[2].frames == 256 and run.stages[2].last_layers == 4
+    assert vars(run.loss)['temperature'] == 0.07
+
+
+def test_each_stage_keeps_its_own_data_unless_overridden():
+    cfg = long.get_config()
+    cfg.data.eval = 'videos:mine.csv#val'
+    run = config.resolve(cfg)
+    assert run.stages[1].train == 'shape_stories/short:train'
+    assert {stage.eval for stage in run.stages} == {'videos:mine.csv#val'}
+
+
+def test_run_is_read_only_and_names_the_nearest_field():
+    run = config.resolve(with_data())
+    with pytest.raises(AttributeError, match='read-only'):
+        run.stages[0].frames = 2
+    with pytest.raises(AttributeError, match='read-only'):
+        del run.seed
+    with pytest.raises(AttributeError, match="nearest: 'frames'"):
+        run.stages[0].frame  # noqa: B018
+
+
+def test_run_order_and_comma_words():
+    cfg = with_data()
+    cfg.run = ('short, image',)
+    assert [stage.name for stage in config.resolve(cfg).stages] == ['short', 'image']
+
+
+def test_all_faults_in_one_error():
+    cfg = with_data()
+    cfg.seed = -1
+    cfg.run = ('image', 'long', 'lnog', 'image')
+    cfg.init = 'no/such/place'
+    cfg.stages.image.train = 'imagenet'
+    cfg.stages.long.update(mask_kind='checker', text_length=2)
+    cfg.stages.short.frames = -7  # not in run: not this run's business
+    lines = faults_of(cfg).splitlines()
+    assert lines[0] == 'the configuration has 7 faults:'
+    for line in (
+        'seed: -1 is not allowed; it must be at least 0.',
+        "run: 'lnog' is no stage; it must be one of image, long, short.",
+        "run: 'image' appears twice; each stage is taught once.",
+        "init: 'no/such/place' does not exist; it must be a path or ''.",
+        'stages.long.text_length: 2 is not allowed; it must be at least 3.',
+    ):
+        assert f'  {line}' in lines
+    assert any(
+        line.startswith("  stages.image.train: 'imagenet' is no data spec") for line in lines
+    )
+    assert any('one of random, slice, tube, frame' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'words'),
+    [
+        (
+            'stages.short.pixels',
+            60,
+            'stages.short.pixels: 60 is not divisible by',
+        ),
+        ('stages.short.frames', 15, 'use 1 for images'),
+        ('stages.short.mask_rate', 1.0, 'less than 1'),
+        ('stages.short.mask_rate', float('nan'), 'less than 1'),
+        ('stages.short.mask_rate', 0.99, 'of 64 patches leaves less than one; it must be at most'),
+        ('stages.short.warmup_steps', 500, 'must be less than stages.short.steps = 500'),
+        ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
+        ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
+        ('stages.short.image_ratio', 0.5, 'set both'),
+        ('stages.short.image_train', 'videos:images.csv', 'set both'),
+        ('stages.short.eval_sampler', 'rand_seg', 'it must be one of mid'),
+        ('stages.short.sampler', 'middle', 'it must be one of mid, rand_seg'),
+        (
+            'model.video.heads',
+            3,
+            'width: 128 is not divisible by model.video.heads = 3',
+        ),
+        ('model.text.heads', 0, 'at least 1'),
+        ('model.video.width', 0, "0 with size 'custom'"),
+        ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
+        ('model.video.size', 'XL', 'one of Ti, S, B, L, custom'),
+        ('loss.max_scale', 10.0, 'below the first scale'),
+        ('optim.eps', 0.0, 'greater than 0'),
+        ('optim.clip', float('inf'), '0 (never) or more'),
+        ('data.tokenizer', 'none.json', 'does not exist'),
+        ('data.train', 'videos:mine.txt', 'is no data spec'),
+        ('workdir', '', 'the path of a folder'),
+        ('run', (), 'must name some of'),
+    ],
+)
+def test_refused(path, value, words):
+    cfg = with_data()
+    section, _, name = path.rpartition('.')
+    target = cfg
+    for part in filter(None, section.split('.')):
+        target = target[part]
+    target[name] = value
+    message = faults_of(cfg)
+    assert words in message
+    assert path in message or path == 'model.video.size'
+
+
+def test_missing_data_is_named_for_each_stage():
+    message = faults_of(long.get_config('base'))
+    for name in ('image', 'short', 'long'):
+        assert f'stages.{name}.train: names no data' in message
+
+
+@pytest.mark.parametrize('kind', ['random', 'slice', 'tube', 'frame'])
+def test_masks_that_keep_exactly_one_unit_pass(kind):
+    cfg = with_data()
+    units = {'random': 8 * 64, 'slice': 64, 'tube': 64, 'frame': 8}[kind]
+    cfg.stages.short.update(mask_kind=kind, mask_rate=1 - 1 / units)
+    config.check(cfg)
+    cfg.stages.short.mask_rate = 1 - 0.9 / units
+    assert 'leaves less than one' in faults_of(cfg)
+
+
+def test_last_layers_may_come_first_from_a_checkpoint(tmp_path):
+    cfg = with_data()
+    cfg.stages.image.last_layers = 2
+    cfg.init = str(tmp_path)
+    config.check(cfg)
+
+
+def test_base_refuses_new_names_but_takes_new_stages():
+    cfg = with_data()
+    with pytest.raises(AttributeError, match='nope'):
+        cfg.model.nope = 1
+    with pytest.raises(KeyError, match='mask_rate'):
+        base.stage(mask_rte=0.5)
+    with pytest.raises(TypeError, match='frames'):
+        base.stage(frames='many')
+    cfg.stages.medium = base.stage(frames=32, pixels=64)
+    cfg.run = ('medium',)
+    assert config.resolve(cfg).stages[0].frames == 32
+
+
+def test_a_stage_of_other_fields_is_refused():
+    cfg = with_data()
+    cfg.stages.short = {'frames': 16.0, 'frmaes': 3}
+    message = faults_of(cfg)
+    assert 'stages.short.frmaes: no such field' in message
+    assert 'stages.short.frames: 16.0 is of type float; it must be int' in message
+    assert 'stages.short.pixels: is missing' in message
+
+
+def test_warmup_follows_steps_until_it_is_set():
+    stage = base.stage(steps=500)
+    assert stage.warmup_steps == 50
+    stage.steps = 1000
+    assert stage.warmup_steps == 100
+    stage.warmup_steps = 7
+    stage.steps = 2000
+    assert stage.warmup_steps == 7
+
+
+def test_difference():
+    old, new = with_data(), with_data()
+    assert config.difference(new, old) == []
+    new.seed = 3
+    new.stages.long.mask_rate = 0.5
+    assert config.difference(new, old) == ['seed: 0 -> 3', 'stages.long.mask_rate: 0.75 -> 0.5']
+    assert config.difference(config.resolve(new), config.resolve(old)) == config.difference(
+        new, old
+    )
+    new.run = ('image',)
+    lines = config.difference(config.resolve(new), config.resolve(old))
+    assert 'stages.long.mask_rate: 0.75 -> absent' in lines
+
+
+def test_errors_from_inside_libraries_are_bugs():
+    def caught(call):
+        try:
+            call()
+        except Exception as error:
+            return config.is_user_error(error)
+
+    import jax
+    import numpy as np
+
+    assert caught(lambda: config.check(long.get_config('base')))
+    assert not caught(lambda: np.zeros(3).reshape(2))
+    assert not caught(lambda: jax.jit(lambda x: x.reshape(7, 7))(np.zeros(3)))
+    assert not caught(lambda: {}['x'])
+
+
+COMMAND = '''
+"""Shows a configuration."""
+from long_vivit import config
+def run(run):
+    print(run.run, run.stages[-1].train, run.stages[-1].lr, run.log.tensorboard, run.workdir)
+config.main(run, default='configs/long.py')
+'''
+
+
+def command(*words):
+    done = subprocess.run(
+        [sys.executable, '-c', COMMAND, *words], capture_output=True, text=True, cwd=ROOT
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def test_command_line_overrides():
+    code, out, err = command(
+        '--config=configs/short.py:base', '--config.data.train=videos:a/b.jsonl#x',
+        '--config.stages.short.lr=1', '--config.log.tensorboard', '--config.run=short',
+    )  # fmt: skip
+    assert (code, err) == (0, '')
+    assert out == "('short',) videos:a/b.jsonl#x 1.0 True runs/short_base"
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (
+            ['--config.stages.long.mask_rte=0.5', '--config.mask_rate=1'],
+            'error: no field --config.stages.long.mask_rte; nearest: stages.long.mask_rate\n'
+            '  no field --config.mask_rate; nearest: stages.image.mask_rate, '
+            'stages.long.mask_rate, stages.short.mask_rate',
+        ),
+        (
+            ['--config=configs/lnog.py'],
+            'error: --config=configs/lnog.py: no such file; configs',
+        ),
+        (['--config=configs/long.py:bse'], "error: configs/long.py:bse: 'bse' is no size; use"),
+        (
+            ['--config.stages.long.steps=many'],
+            'error: flag --config.stages.long.steps=many: inv',
+        ),
+        (['--config.stages.long=1'], 'error: --config.stages.long is a section; set one of'),
+        (['--seed=1'], 'error: no flag --seed; nearest: seed (as --config.PATH)'),
+        (['--config.stages.long.batch=1'], 'stages.long.batch: 1 is not allowed; it must be at'),
+        (['more'], "error: 'more': not understood"),
+    ],
+)
+def test_command_line_refusals_are_clean(words, message):
+    code, out, err = command(*words)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert 'Traceback' not in err
+
+
+def test_command_line_help():
+    code, out, _ = command('--help')
+    assert code == 0
+    assert '--config=FILE[:WORD]' in out and 'configs/base.py' in out
