@@ -77,6 +77,12 @@ class Ledger:
                 self._writer.close()
                 self._writer = None
 
+    def __enter__(self) -> 'Ledger':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def _note(self, id: str, reason: str) -> None:
         if (id, reason) not in self._seen:
             self._seen.add((id, reason))
@@ -130,3 +136,9 @@ class BadSteps:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+
+    def __enter__(self) -> 'BadSteps':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,6 +1,7 @@
 """Each broken example once, whatever interrupts the run."""
 
 import concurrent.futures
+import contextlib
 import math
 
 import numpy as np
@@ -9,8 +10,14 @@ import pytest
 from long_vivit import ledger, writers
 
 
-def test_counts_each_example_once_per_reason(tmp_path):
-    book = ledger.Ledger(tmp_path / 'broken.jsonl')
+@pytest.fixture
+def opened():
+    with contextlib.ExitStack() as stack:
+        yield lambda kind, path: stack.enter_context(kind(path))
+
+
+def test_counts_each_example_once_per_reason(opened, tmp_path):
+    book = opened(ledger.Ledger, tmp_path / 'broken.jsonl')
     assert book.add('short', 3, 'a', 'truncated', 'ends after 2 of 10 s')
     assert not book.add('short', 90, 'a', 'truncated', 'again, in the next epoch')
     assert book.add('short', 4, 'b', 'truncated')
@@ -23,20 +30,20 @@ def test_counts_each_example_once_per_reason(tmp_path):
     }  # fmt: skip
 
 
-def test_a_resumed_run_goes_on_counting(tmp_path):
+def test_a_resumed_run_goes_on_counting(opened, tmp_path):
     path = tmp_path / 'broken.jsonl'
-    ledger.Ledger(path).add('short', 3, 'a', 'truncated')
+    opened(ledger.Ledger, path).add('short', 3, 'a', 'truncated')
     with open(path, 'a') as file:
         file.write('{"stage": "short", "st')  # killed here
-    book = ledger.Ledger(path)
+    book = opened(ledger.Ledger, path)
     assert not book.add('short', 3, 'a', 'truncated')
     assert book.add('short', 4, 'b', 'not-found')
     assert book.counts() == {'truncated': 1, 'not-found': 1}
     assert [row['id'] for row in writers.read_jsonl(path)] == ['a', 'b']
 
 
-def test_summary(tmp_path):
-    book = ledger.Ledger(tmp_path / 'broken.jsonl')
+def test_summary(opened, tmp_path):
+    book = opened(ledger.Ledger, tmp_path / 'broken.jsonl')
     assert book.summary() == 'No broken examples.'
     assert not (tmp_path / 'broken.jsonl').exists()
     book.add('short', 1, 'clip-7', 'cannot-open')
@@ -49,20 +56,20 @@ def test_summary(tmp_path):
     assert second.split() == ['1', 'cannot-open', 'first:', 'clip-7']
 
 
-def test_threads(tmp_path):
-    book = ledger.Ledger(tmp_path / 'broken.jsonl')
+def test_threads(opened, tmp_path):
+    book = opened(ledger.Ledger, tmp_path / 'broken.jsonl')
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         news = list(pool.map(lambda i: book.add('s', i, f'{i % 50}', 'r', 'x' * 500), range(800)))
     assert sum(news) == len(book) == 50
     assert len(writers.read_jsonl(book.path)) == 50
 
 
-def test_bad_steps(tmp_path):
+def test_bad_steps(opened, tmp_path):
     path = tmp_path / 'bad_steps.jsonl'
-    book = ledger.BadSteps(path)
+    book = opened(ledger.BadSteps, path)
     assert book.summary().startswith('No steps')
     assert book.add('short', np.int64(7), ['a', 'b'], np.float32('nan'), math.inf)
-    assert not ledger.BadSteps(path).add('short', 7, ['a', 'b'], math.nan, math.inf)
+    assert not opened(ledger.BadSteps, path).add('short', 7, ['a', 'b'], math.nan, math.inf)
     assert writers.read_jsonl(path) == [
         {'stage': 'short', 'step': 7, 'loss': 'nan', 'grad_norm': 'inf', 'ids': ['a', 'b']}
     ]

@@ -1,5 +1,6 @@
 """Files that survive a kill at any byte."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from long_vivit import writers
+
+
+@pytest.fixture
+def opened():
+    with contextlib.ExitStack() as stack:
+        yield lambda path: stack.enter_context(writers.JsonlWriter(path))
+
 
 ORDER = ('image', 'short', 'long')
 
@@ -55,8 +63,8 @@ def test_jax_scalars_are_plain():
     }  # fmt: skip
 
 
-def test_non_finite_numbers_stay_valid_json(tmp_path):
-    writer = writers.JsonlWriter(tmp_path / 'm.jsonl')
+def test_non_finite_numbers_stay_valid_json(opened, tmp_path):
+    writer = opened(tmp_path / 'm.jsonl')
     writer.write('short', 1, {'a': math.nan, 'b': np.float32('inf'), 'c': [-math.inf]})
 
     def refuse(name):
@@ -68,8 +76,8 @@ def test_non_finite_numbers_stay_valid_json(tmp_path):
     assert float(row['b']) == math.inf
 
 
-def test_what_json_cannot_hold_is_refused(tmp_path):
-    writer = writers.JsonlWriter(tmp_path / 'm.jsonl')
+def test_what_json_cannot_hold_is_refused(opened, tmp_path):
+    writer = opened(tmp_path / 'm.jsonl')
     with pytest.raises(TypeError, match='bytes cannot be written'):
         writer.write('short', 1, {'video': b'...'})
     with pytest.raises(ValueError, match="'step'"):
@@ -109,22 +117,22 @@ def test_truncate_counts_and_keeps_the_step_itself(tmp_path):
     assert (tmp_path / 'm.jsonl').read_bytes() == b''
 
 
-def test_another_runs_file_is_refused(tmp_path):
+def test_another_runs_file_is_refused(opened, tmp_path):
     run(tmp_path / 'm.jsonl')
-    writer = writers.JsonlWriter(tmp_path / 'm.jsonl')
+    writer = opened(tmp_path / 'm.jsonl')
     with pytest.raises(ValueError, match='stages image, short, not long'):
         writer.truncate('short', 5, ('image', 'short'))
     assert len(writers.read_jsonl(writer.path)) == 15
 
 
-def test_a_torn_line_is_removed_before_anything_is_added(tmp_path):
+def test_a_torn_line_is_removed_before_anything_is_added(opened, tmp_path):
     path = tmp_path / 'm.jsonl'
     path.write_text('{"stage": "short", "step": 1}\n{"stage": "sho')
     assert writers.read_jsonl(path) == [{'stage': 'short', 'step': 1}]
-    writers.JsonlWriter(path).write('short', 2, {})
+    opened(path).write('short', 2, {})
     assert [row['step'] for row in writers.read_jsonl(path)] == [1, 2]
     path.write_bytes(b'{"stage": "short", "step": 1}\n\0\0\0\0\n')
-    writers.JsonlWriter(path).write('short', 2, {})
+    opened(path).write('short', 2, {})
     assert [row['step'] for row in writers.read_jsonl(path)] == [1, 2]
 
 
