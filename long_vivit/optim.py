@@ -1,0 +1,177 @@
+"""AdamW with linear warm-up and cosine decay; which parameters decay and which are frozen is data.
+
+The optimiser works on the flat dict of the parameters' names (`names.py`), so its state is named by
+them as well: 'adam/mu/video/trunk/blocks/up/kernel'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from long_vivit.names import flatten, unflatten
+
+# (regex of a whole name, does weight decay apply). Each name matches exactly one row.
+DECAY = (
+    (r'(.*/)?(kernel|qkv|out|embed)', True),
+    (r'(.*/)?(\w+_)?bias', False),
+    (r'(.*/)?(scale|log_scale|cls)', False),
+    (r'(.*/)?positions(/\w+)?', False),
+)
+# With `last_layers` these lie below the trained layers: the stacked blocks, and all before them.
+BLOCKS = r'video/trunk/blocks/.*'
+STEM = r'video/(image_embed|tubelet_embed|positions|cls)(/.*)?'
+
+
+class Rule(NamedTuple):
+    """How one parameter is trained."""
+
+    trained: bool  # False: its update is zero and the optimiser keeps nothing for it
+    decay: bool  # weight decay applies
+    num_frozen: int  # so many first slices of its leading dim never change
+
+
+def rules(
+    params_like: Any,
+    *,
+    freeze: Sequence[str] = (),
+    decay_skip: Sequence[str] = (),
+    last_layers: int = 0,
+    depth: int = 0,
+) -> dict[str, Rule]:
+    """{name: Rule} of every parameter.
+
+    Args:
+      params_like: the model, or its `jax.eval_shape`.
+      freeze, decay_skip: regexes of whole names, in addition to the tables above; each must match
+        something.
+      last_layers: 0 trains all; k trains the last k of the video's `depth` blocks and what follows
+        them (and the text tower): the stem and the first depth - k blocks are frozen.
+    Raises:
+      ValueError: listing regexes that match nothing, names that the tables do not know or know
+        twice, a `last_layers` or `depth` that the parameters contradict.
+    """
+    flat = flatten(params_like)
+    faults = [
+        f'{field}: {regex!r} matches no parameter'
+        for field, table in (('freeze', freeze), ('decay_skip', decay_skip))
+        for regex in table
+        if not any(re.fullmatch(regex, name) for name in flat)
+    ]
+    if last_layers and not 0 < last_layers <= depth:
+        faults.append(f'last_layers: {last_layers} of depth {depth}; it must be 0 to depth')
+    found = {}
+    for name, leaf in flat.items():
+        rows = [decay for regex, decay in DECAY if re.fullmatch(regex, name)]
+        if len(rows) != 1:
+            faults.append(f'{name}: matches {len(rows)} rows of optim.DECAY; it must match one')
+        stacked = last_layers and re.fullmatch(BLOCKS, name)
+        if stacked and leaf.shape[:1] != (depth,):
+            faults.append(f'{name}: shape {tuple(leaf.shape)} is not {depth} stacked layers')
+        frozen = _any(freeze, name) or (last_layers and re.fullmatch(STEM, name))
+        num_frozen = depth - last_layers if stacked else 0
+        found[name] = Rule(not frozen, rows == [True] and not _any(decay_skip, name), num_frozen)
+    if not any(rule.trained for rule in found.values()):
+        faults.append('freeze: leaves nothing to train')
+    if faults:
+        raise ValueError('\n  '.join(['the optimiser does not fit the parameters:', *faults]))
+    return found
+
+
+def lr_schedule(lr: float, steps: int, warmup_steps: int) -> Callable[[Any], jax.Array]:
+    """f(number of finished steps) -> the learning rate of the next step, float32.
+
+    Rises linearly, lr / warmup_steps at the first step and lr at step `warmup_steps`, then falls
+    as half a cosine to 0, which it reaches after `steps` steps.
+    """
+    if not (lr > 0 and steps >= 1 and 0 <= warmup_steps <= steps):
+        raise ValueError(
+            f'lr {lr}, steps {steps}, warmup_steps {warmup_steps}: wanted lr > 0, steps >= 1 and '
+            '0 <= warmup_steps <= steps'
+        )
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        rise = (step + 1) / max(warmup_steps, 1)
+        done = jnp.clip((step - warmup_steps) / max(steps - warmup_steps, 1), 0, 1)
+        return lr * jnp.where(step < warmup_steps, rise, 0.5 * (1 + jnp.cos(jnp.pi * done)))
+
+    return schedule
+
+
+def make(
+    params_like: Any,
+    *,
+    lr: float,
+    steps: int,
+    warmup_steps: int,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float = 0.0,
+    freeze: Sequence[str] = (),
+    decay_skip: Sequence[str] = (),
+    last_layers: int = 0,
+    depth: int = 0,
+) -> optax.GradientTransformation:
+    """AdamW for the parameters named like those of `params_like` (see `rules`, `lr_schedule`).
+
+    The gradients of all that is trained are cut together at the global norm `clip` (0: never);
+    the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
+    frozen slices get an update of exactly zero, whatever their gradient; frozen parameters have no
+    moments. The state is a pytree of arrays; both counts start at 0.
+    """
+    table = rules(
+        params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth
+    )
+    inner = optax.named_chain(
+        ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
+        ('adam', optax.scale_by_adam(b1, b2, eps)),
+        (
+            'decay',
+            optax.add_decayed_weights(
+                weight_decay, {name: rule.decay for name, rule in table.items() if rule.trained}
+            ),
+        ),
+        ('lr', optax.scale_by_learning_rate(lr_schedule(lr, steps, warmup_steps))),
+    )
+
+    def init(params):
+        return inner.init(_trained(flatten(params), table))
+
+    def update(grads, state, params):
+        flat = flatten(params)
+        live = _trained(_held(flatten(grads), table), table)
+        updates, state = inner.update(live, state, _trained(flat, table))
+        zeros = {name: jnp.zeros_like(flat[name]) for name in flat if name not in updates}
+        return unflatten(params, _held(updates, table) | zeros), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def ema_update(ema: Any, params: Any, decay: float) -> Any:
+    """decay * ema + (1 - decay) * params, leaf by leaf, in ema's dtypes."""
+    return jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
+
+
+def _trained(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in flat.items() if table[name].trained}
+
+
+def _held(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
+    """The same with exact zeros in the frozen slices, even where a gradient is not finite."""
+    held = dict(flat)
+    for name, leaf in flat.items():
+        if count := table[name].num_frozen:
+            held[name] = leaf.at[:count].set(0)
+    return held
+
+
+def _any(regexes: Sequence[str], name: str) -> bool:
+    return any(re.fullmatch(regex, name) for regex in regexes)

@@ -1,0 +1,215 @@
+"""AdamW by parameter name: schedule, decay, clipping, freezing of leaves and of slices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from long_vivit.models.dual import DualEncoder
+from long_vivit.names import flatten, names, unflatten
+from long_vivit.optim import ema_update, lr_schedule, make, rules
+
+DEPTH = 4
+COMMON = {'lr': 0.1, 'steps': 20, 'warmup_steps': 4, 'b1': 0.9, 'b2': 0.98, 'eps': 1e-8}
+VIDEO = 'video/trunk/blocks/'
+
+
+@functools.cache
+def dual():
+    return jax.jit(build)()
+
+
+def build():
+    tower = {'width': 8, 'heads': 2, 'remat': 'none', 'dtype': jnp.float32}
+    video = {'grid': (2, 2, 2), 'patch': 2, 'tubelet': 2, 'depth': DEPTH, 'pool': 'cls'}
+    text = {'vocab': 11, 'length': 6, 'depth': 2, 'kind': 'bidirectional'}
+    return DualEncoder(
+        video=video | tower | {'attention': 'dense'},
+        text=text | tower,
+        embed=4,
+        temperature=0.07,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def gradients(like, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), like)
+
+
+def run(tx, params, steps=5):
+    opt, update = tx.init(params), jax.jit(tx.update)
+    for step in range(steps):
+        updates, opt = update(gradients(params, step), opt, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt
+
+
+def small():
+    draw = np.random.default_rng(0).standard_normal
+    sizes = {'a': {'kernel': (3, 2), 'bias': (2,)}, 'b': {'kernel': (2, 2), 'scale': (2,)}}
+    return {
+        part: {
+            leaf: jnp.asarray(rng.standard_normal(size), jnp.float32) for leaf, size in of.items()
+        }
+        for part, leaves in sizes.items()
+    }
+
+
+def test_schedule():
+    rate = lr_schedule(0.1, 20, 4)
+    np.testing.assert_allclose([rate(s) for s in range(5)], [0.025, 0.05, 0.075, 0.1, 0.1])
+    np.testing.assert_allclose(rate(12), 0.05, rtol=1e-6)  # half of the way down
+    assert all(rate(s) > rate(s + 1) > 0 for s in range(4, 18)) and rate(19) > 0
+    np.testing.assert_allclose([rate(20), rate(99)], 0, atol=1e-9)
+    assert lr_schedule(0.1, 3, 0)(0) == np.float32(0.1)
+    assert lr_schedule(0.1, 3, 3)(2) == np.float32(0.1)  # all of it warm-up
+    with pytest.raises(ValueError, match='warmup_steps 9'):
+        lr_schedule(0.1, 3, 9)
+
+
+def test_against_adamw_written_out():
+    """Loshchilov and Hutter, arXiv 1711.05101, algorithm 2, in float64."""
+    params, decay, clip = small(), 0.3, 1.5
+    made, _ = run(make(params, weight_decay=decay, clip=clip, **COMMON), params)
+    want = {name: np.asarray(leaf, np.float64) for name, leaf in flatten(params).items()}
+    m = dict.fromkeys(want, 0.0)
+    v = dict(m)
+    for step in range(5):
+        grads = {k: np.asarray(g, np.float64) for k, g in flatten(gradients(params, step)).items()}
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        assert norm > clip  # else the test tests no clipping
+        rate = float(lr_schedule(0.1, 20, 4)(step))
+        for name, g in grads.items():
+            g = g * clip / norm
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = 0.98 * v[name] + 0.02 * g**2
+            ahead = (m[name] / (1 - 0.9 ** (step + 1))) / (
+                np.sqrt(v[name] / (1 - 0.98 ** (step + 1))) + 1e-8
+            )
+            pull = decay * want[name] if name.endswith('kernel') else 0
+            want[name] = want[name] - rate * (ahead + pull)
+    for name, leaf in flatten(made).items():
+        np.testing.assert_allclose(leaf, want[name], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_of_the_model_has_one_rule():
+    found = rules(jax.eval_shape(build))
+    assert list(found) == names(dual())
+    assert {name for name, rule in found.items() if rule.decay} == {
+        name for name in found if name.rsplit('/')[-1] in ('kernel', 'qkv', 'out', 'embed')
+    }
+    assert all(rule.trained and not rule.num_frozen for rule in found.values())
+
+
+def test_decay_alone_moves_only_matrices():
+    params = small()
+    tx = make(params, weight_decay=0.5, decay_skip=('b/kernel',), **COMMON)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates = flatten(tx.update(still, tx.init(params), params)[0])
+    assert {name for name, update in updates.items() if np.any(update)} == {'a/kernel'}
+    np.testing.assert_allclose(updates['a/kernel'], -0.025 * 0.5 * params['a']['kernel'], rtol=1e-6)
+
+
+def test_frozen_parameters_keep_their_bits_and_have_no_moments():
+    params = dual()
+    tx = make(params, weight_decay=0.5, clip=1.0, freeze=('text/.*', 'log_scale'), **COMMON)
+    after, opt = run(tx, params)
+    for name, leaf in flatten(after).items():
+        same = np.array_equal(leaf, flatten(params)[name])
+        assert same == (name.startswith('text/') or name == 'log_scale'), name
+    assert not [name for name in names(opt) if 'text/' in name or 'log_scale' in name]
+    assert f'adam/mu/{VIDEO}up/kernel' in names(opt)
+
+
+def test_last_layers_freeze_slices_and_the_stem():
+    params = dual()
+    tx = make(params, weight_decay=0.5, clip=1.0, last_layers=1, depth=DEPTH, **COMMON)
+    after, opt = run(tx, params)
+    before = flatten(params)
+    for name, leaf in flatten(after).items():
+        moved = np.asarray(leaf != before[name])
+        if name.startswith(VIDEO):
+            assert not moved[: DEPTH - 1].any(), name
+            assert moved[DEPTH - 1].any(), name
+            assert not np.asarray(flatten(opt)[f'adam/nu/{name}'])[: DEPTH - 1].any()
+        elif name.startswith(('video/image_embed', 'video/tubelet', 'video/pos', 'video/cls')):
+            assert not moved.any(), name
+            assert f'adam/mu/{name}' not in flatten(opt)
+        else:  # the trunk's last norm, the head, the text tower, the temperature
+            assert moved.any(), name
+
+
+def test_frozen_gradients_do_not_count():
+    """Neither the clipping norm nor the update sees them, even when they are not finite."""
+    params = dual()
+    how = {'last_layers': 2, 'depth': DEPTH, 'freeze': ('text/.*',)}
+    tx = make(params, clip=1.0, **how, **COMMON)
+    table = rules(params, **how)
+
+    def spoil(value):
+        spoilt = {}
+        for name, g in flatten(gradients(params, 0)).items():
+            rule = table[name]
+            count = rule.num_frozen if rule.trained else len(g)
+            spoilt[name] = g.at[:count].set(value) if count else g
+        return unflatten(params, spoilt)
+
+    update, opt = jax.jit(tx.update), tx.init(params)
+    (a, opt_a), (b, opt_b) = (update(spoil(value), opt, params) for value in (0.0, np.nan))
+    jax.tree.map(np.testing.assert_array_equal, (a, opt_a), (b, opt_b))
+
+
+def test_state_saved_by_name_continues_bit_for_bit():
+    params = dual()
+    tx = make(params, weight_decay=0.5, clip=1.0, last_layers=1, depth=DEPTH, **COMMON)
+    after, opt = run(tx, params, 3)
+    shapes = jax.eval_shape(tx.init, params)
+    again = unflatten(shapes, {name: np.asarray(leaf) for name, leaf in flatten(opt).items()})
+    assert jax.tree.structure(again) == jax.tree.structure(opt)
+    grads, update = gradients(params, 9), jax.jit(tx.update)
+    one, two = (update(grads, state, after) for state in (opt, again))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_no_clipping_leaves_the_names_alone():
+    params = small()
+    assert names(make(params, **COMMON).init(params)) == names(
+        make(params, clip=1.0, **COMMON).init(params)
+    )
+    assert names(make(params, **COMMON).init(params))[:2] == ['adam/count', 'adam/mu/a/bias']
+
+
+def test_faults_in_one_error():
+    params = {
+        'a': {'kernel': jnp.ones(2)},
+        'video': {'trunk': {'blocks': {'odd': jnp.ones((3, 2))}}},
+    }
+    with pytest.raises(ValueError) as error:
+        make(params, freeze=('b/.*',), decay_skip=('c',), last_layers=2, depth=4, **COMMON)
+    for text in (
+        "freeze: 'b/.*' matches no parameter",
+        "decay_skip: 'c' matches no parameter",
+        f'{VIDEO}odd: matches 0 rows of optim.DECAY',
+        f'{VIDEO}odd: shape (3, 2) is not 4 stacked layers',
+    ):
+        assert text in str(error.value)
+    with pytest.raises(ValueError, match='last_layers: 5 of depth 4'):
+        make(dual(), last_layers=5, depth=4, **COMMON)
+    with pytest.raises(ValueError, match='nothing to train'):
+        make(small(), freeze=('.*',), **COMMON)
+
+
+def test_ema():
+    params = small()
+    zero = jax.tree.map(jnp.zeros_like, params)
+    after = jax.jit(ema_update)(zero, params, 0.75)
+    jax.tree.map(lambda a, p: np.testing.assert_allclose(a, 0.25 * p, rtol=1e-6), after, params)
+    model = dual()
+    kept = ema_update(model, gradients(model, 0), 1.0)
+    assert isinstance(kept, DualEncoder)
+    jax.tree.map(np.testing.assert_array_equal, kept, model)
