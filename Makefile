@@ -1,0 +1,72 @@
+# `make` alone lists what can be made. PYTHON=python3.12 picks another Python, VENV=DIR another
+# place for the environment, ARGS='...' adds to the command that a target runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/long.py
+TESTS ?=
+ARGS ?=
+
+python := $(VENV)/bin/python
+ready := $(VENV)/.ready
+ready_dev := $(VENV)/.ready-dev
+stories := data/built/shape_stories/tokenizer.json
+pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_info[1], 12))').txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev data train test lint format constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(ready)  ## create .venv and install what the commands need
+
+setup-dev: $(ready_dev)  ## the same, and what tests and style checks need
+
+data: $(stories)  ## build the built-in data set, shape_stories
+
+train: $(stories)  ## teach the small recipe (CONFIG=configs/long.py, ARGS='--config.seed=1')
+	$(python) -m long_vivit.train --config=$(CONFIG) $(ARGS)
+
+test: $(ready_dev)  ## run the tests (TESTS=tests/test_config.py for some)
+	$(python) -m pytest $(TESTS) $(ARGS)
+
+lint: $(ready_dev)  ## check style
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+format: $(ready_dev)  ## put style in order
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+constraints:  ## refresh constraints/ for PYTHON with the newest versions that requirements allow
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	&& $(PYTHON) -m venv "$$scratch" \
+	&& "$$scratch/bin/python" -m pip install --quiet -r requirements-dev.txt \
+	&& file=$(call pick_constraints,"$$scratch/bin/python") \
+	&& { sed -n '/^#/p' "$$file"; "$$scratch/bin/python" -m pip freeze; } > "$$scratch/new" \
+	&& cp "$$scratch/new" "$$file" && echo "wrote $$file"
+
+clean:  ## remove the environment, the built data and caches; runs/ stays
+	rm -rf $(VENV) data/built .pytest_cache .ruff_cache .hypothesis
+	find configs data long_vivit tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(python):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13))' || { \
+	  echo "error: Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1 || true). Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(ready): requirements.txt constraints/py311.txt constraints/py312.txt | $(python)
+	$(python) -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -c $(call pick_constraints,$(python))
+	@touch $@
+
+$(ready_dev): requirements-dev.txt $(ready)
+	$(python) -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-dev.txt -c $(call pick_constraints,$(python))
+	@touch $@
+
+$(stories): | $(ready)
+	$(python) -m long_vivit.build_data shape_stories
