@@ -50,14 +50,13 @@ def run(tx, params, steps=5):
 
 
 def small():
-    draw = np.random.default_rng(0).standard_normal
+    rng = np.random.default_rng(0)
     sizes = {'a': {'kernel': (3, 2), 'bias': (2,)}, 'b': {'kernel': (2, 2), 'scale': (2,)}}
-    return {
-        part: {
-            leaf: jnp.asarray(rng.standard_normal(size), jnp.float32) for leaf, size in of.items()
-        }
-        for part, leaves in sizes.items()
-    }
+
+    def draw(size):
+        return jnp.asarray(rng.standard_normal(size), jnp.float32)
+
+    return jax.tree.map(draw, sizes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def test_schedule():
