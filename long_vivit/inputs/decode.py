@@ -50,7 +50,7 @@ class Decoder:
 
     def _by_group(self, wanted: list[int], skip: bool, *, whole: bool) -> None:
         pts, get, bad = self.packets.pts, self._start(), []
-        index_of = {int(p): i for i, p in reversed(list(enumerate(pts)))}
+        index_of = {p: i for i, p in reversed(list(enumerate(pts.tolist())))}
         left, position, latest = set(wanted), 0, None
         for start, goals in self._groups(wanted, whole):
             if left.isdisjoint(goals):
@@ -60,7 +60,7 @@ class Decoder:
                 position, latest = start, None
             # Frames come out in order of time: once one at or after the last packet that the goals
             # may depend on is out, no goal is still to come, and its marks of corruption are known.
-            last = max(index_of[goal] for goal in goals)
+            last = max(start, max(index_of[goal] for goal in goals))
             barrier = int(pts[start : last + 1].max())
             while position <= len(pts) and (latest is None or latest < barrier):
                 if position < len(pts):

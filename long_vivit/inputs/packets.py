@@ -152,6 +152,8 @@ def demux(opened: OpenFile, *, hold: bool) -> Packets:
             opened.deadline.check()
             error = _words(fault)
             break
+        except IndexError:
+            break  # all is read: PyAV stumbles over streams that appeared on the way
         if packet is None:
             break
         if not packet.size:
@@ -186,52 +188,51 @@ def again(file, name: str, deadline: Deadline) -> Iterator[av.Packet]:
                 deadline.check()
                 if packet.size and not (packet.pts is None and packet.dts is None):
                     yield packet
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):
             return  # where demux stopped too
 
 
-def _table(opened, rows, held, other_end_s, error, lies) -> Packets:
+def _table(opened: OpenFile, rows: list[tuple], held, other_end_s: float, error: str, lies: bool):
     """Arrays, time axis and the verdict on where the file ends."""
     tick = float(opened.stream.time_base)
-    pts, durations = (np.array(column, np.int64) for column in list(zip(*rows, strict=True))[:2])
-    is_key, shown, corrupt = (
-        np.array(column, bool) for column in list(zip(*rows, strict=True))[2:]
-    )
+    pts, durations, *flags = np.array(rows, np.int64).T
+    is_key, shown, corrupt = (flag.astype(bool) for flag in flags)
     axis = np.unique(pts[shown])
     if not len(axis):
         raise VideoError('no-frames', 'no packet of the stream is meant to be shown', opened.name)
     steps = np.diff(axis)
     last = int(steps[-1]) if len(steps) else int(durations[-1]) or round(0.04 / tick)
-    declared_s, reached_s = _declared(opened), float(np.max(pts + durations) - axis[0]) * tick
-    usual_s = float(np.median(steps)) * tick if len(steps) else last * tick
+    usual_s = float(np.median(steps) if len(steps) else last) * tick
+    reached = max(int((pts + durations).max()), int(axis[-1]) + last)
+    declared_s, origin_s = _declared(opened, float(axis[0]) * tick)
+    reached_s = max(reached * tick, other_end_s) - origin_s
     fault, detail = '', ''
-    if declared_s is not None:
-        reached_s = max(reached_s, other_end_s, float(axis[-1] + last - axis[0]) * tick)
-        missing_s = declared_s - reached_s
-        if missing_s > max(3 * usual_s, 0.1 + 0.005 * declared_s):
-            fault = 'truncated'
-            detail = f'the header says {declared_s:.2f} s, the data end at {reached_s:.2f} s'
-    if error and not fault:
+    if declared_s and declared_s - reached_s > max(3 * usual_s, 0.1 + 0.005 * declared_s):
+        fault = 'truncated'
+        detail = f'the header says {declared_s:.2f} s, the data end at {reached_s:.2f} s'
+    elif error:
         fault, detail = 'truncated', f'reading stopped after {reached_s:.2f} s: {error}'
-    if not fault and corrupt.any():
+    elif corrupt[-1]:
+        fault, detail = 'truncated', f'the last packet, at {reached_s:.2f} s, is not whole'
+    elif corrupt.any():
         fault, detail = 'damaged', f'{corrupt.sum()} of {len(pts)} packets are marked corrupt'
-    if fault == 'truncated' and corrupt[-1] and len(axis) > 1 and shown[-1]:
+    if fault == 'truncated' and corrupt[-1] and shown[-1] and len(axis) > 1:
         axis = axis[axis != pts[-1]]  # half a picture is none
+    end = int(axis[-1]) + last
     return Packets(
-        pts, is_key, shown, corrupt, held, tick, axis, int(axis[-1]) + last,
-        declared_s, fault, detail, lies,
-    )  # fmt: skip
+        pts, is_key, shown, corrupt, held, tick, axis, end, declared_s, fault, detail, lies
+    )
 
 
-def _declared(opened: OpenFile) -> float | None:
-    """Seconds of video that the header claims, or None where it claims nothing."""
+def _declared(opened: OpenFile, first_s: float) -> tuple[float | None, float]:
+    """Seconds of video that the header claims (None: nothing), and the time they count from."""
     stream, container = opened.stream, opened.container
     if stream.duration:
-        return float(stream.duration * stream.time_base)
-    with contextlib.suppress(KeyError, ValueError):  # Matroska: '00:00:10.333000000'
+        return float(stream.duration * stream.time_base), first_s
+    with contextlib.suppress(KeyError, ValueError):  # Matroska: '00:00:10.333000000', from 0
         hours, minutes, seconds = stream.metadata['DURATION'].split(':')
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return container.duration / av.time_base if container.duration else None
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds), 0.0
+    return (container.duration / av.time_base if container.duration else None), 0.0
 
 
 def _is_hidden(stream, packet: av.Packet) -> bool:
