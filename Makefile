@@ -53,9 +53,10 @@ clean:  ## remove the environment, the built data and caches; runs/ stays
 	find configs data long_vivit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(python):
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13))' || { \
-	  echo "error: Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is" \
-	    "$$($(PYTHON) --version 2>&1 || true). Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	|| { found=$$($(PYTHON) --version 2>/dev/null | head -n 1); \
+	  echo "error: $(PYTHON) is $${found:-no working Python}; 3.11, 3.12 or 3.13 is needed." \
+	    "Name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(ready): requirements.txt constraints/py311.txt constraints/py312.txt | $(python)
