@@ -1,0 +1,1 @@
+"""Shape Stories: a made-up video world whose captions tell what happens and in which order."""

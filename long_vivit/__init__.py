@@ -1,0 +1,1 @@
+"""Long ViViT: contrastive encoders of long videos, trained in stages."""
