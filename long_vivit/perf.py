@@ -1,0 +1,175 @@
+"""How fast a run is, what it waits for and how much memory it takes."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+from long_vivit.progress import duration
+
+T = TypeVar('T')
+
+
+class Memory(NamedTuple):
+    """Peak memory; `of` says whose: 'device' (the fullest one) or 'process' (its resident set)."""
+
+    num_bytes: int
+    of: str
+
+
+class Meter:
+    """Rates over the steps since the last `read`, and the time left.
+
+    A step's time runs from the end of the one before, so it holds everything: waiting for data,
+    computing, writing curves. What should not count (scoring, saving) goes into `pause`. Times are
+    the host's: let the step's result arrive (`block_until_ready`) before `step` is called, at least
+    before each `read`.
+
+    Args:
+      total: steps of the stage.
+      start: steps done before, when resumed.
+      clock: seconds from a monotonic clock.
+    """
+
+    def __init__(self, total: int, start: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._total, self._done, self._start = total, start, start
+        self._clips = self._tokens = self._steps = 0
+        self._begun = self._all_begun = clock()
+        self._waited = self._all_waited = 0.0
+        self._all_clips = self._all_tokens = 0
+        self._recent = None  # seconds per step, a running mean
+
+    def step(self, clips: int, tokens: int = 0) -> None:
+        """Counts a step that took `clips` examples and `tokens` video tokens, all devices."""
+        self._steps += 1
+        self._done += 1
+        self._clips += clips
+        self._tokens += tokens
+
+    def batches(self, batches: Iterable[T]) -> Iterator[T]:
+        """Passes the batches on and measures how long each is waited for."""
+        iterator = iter(batches)
+        while True:
+            begun = self._clock()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += self._clock() - begun
+            yield batch
+
+    def pause(self) -> '_Pause':
+        """Returns a context whose time counts for nothing: `with meter.pause(): score()`."""
+        return _Pause(self)
+
+    def read(self) -> dict[str, float]:
+        """Returns clips_per_s, tokens_per_s, data_wait_share [0, 1] and eta_s; starts anew.
+
+        The time left is by a running mean of the time per step, in which half of the weight is on
+        the newest interval. All are NaN if no step was counted.
+        """
+        now = self._clock()
+        seconds = now - self._begun
+        if not self._steps or seconds <= 0:
+            names = ('clips_per_s', 'tokens_per_s', 'data_wait_share', 'eta_s')
+            return dict.fromkeys(names, float('nan'))
+        pace = seconds / self._steps
+        self._recent = pace if self._recent is None else (self._recent + pace) / 2
+        found = {
+            'clips_per_s': self._clips / seconds,
+            'tokens_per_s': self._tokens / seconds,
+            'data_wait_share': min(1.0, self._waited / seconds),
+            'eta_s': max(0, self._total - self._done) * self._recent,
+        }
+        self._all_clips += self._clips
+        self._all_tokens += self._tokens
+        self._all_waited += self._waited
+        self._clips = self._tokens = self._steps = 0
+        self._waited, self._begun = 0.0, now
+        return found
+
+    def skip_start(self) -> None:
+        """Forgets all time up to now: call it once the first step has been compiled and run."""
+        self._begun = self._all_begun = self._clock()
+        self._waited = self._all_waited = 0.0
+        self._clips = self._tokens = self._steps = self._all_clips = self._all_tokens = 0
+
+    def totals(self) -> dict[str, float]:
+        """Returns the same rates without the time left, since the start (or `skip_start`).
+
+        Also `seconds`, the time they are over. Fields are named as in results.json.
+        """
+        seconds = max(self._clock() - self._all_begun, 1e-9)
+        return {
+            'seconds': seconds,
+            'clips_per_s': (self._all_clips + self._clips) / seconds,
+            'tokens_per_s': (self._all_tokens + self._tokens) / seconds,
+            'data_wait_share': min(1.0, (self._all_waited + self._waited) / seconds),
+        }
+
+
+class _Pause:
+    def __init__(self, meter: Meter):
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._begun = self._meter._clock()
+        self._waited = self._meter._waited
+
+    def __exit__(self, *_) -> None:
+        lost = self._meter._clock() - self._begun
+        self._meter._begun += lost
+        self._meter._all_begun += lost
+        self._meter._waited = self._waited
+
+
+class StartUp:
+    """Where the time before the second step goes: `mark` ends a part and names it.
+
+    Args:
+      begun: when the program started, on `clock`; now if not given. A command that wants its
+        imports counted reads the clock on its first line.
+    """
+
+    def __init__(self, begun: float | None = None, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._last = clock() if begun is None else begun
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, name: str) -> None:
+        """Counts the time since the last mark as `name`: imports, data, compile, first step."""
+        now = self._clock()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def summary(self) -> str:
+        """Returns one line, such as 'ready after 12.3 s: imports 2.1 s, compile 10.2 s'."""
+        parts = ', '.join(f'{name} {_seconds(value)}' for name, value in self.seconds.items())
+        return f'ready after {_seconds(sum(self.seconds.values()))}: {parts}'
+
+
+def peak_memory() -> Memory:
+    """Returns the most memory that was in use at once.
+
+    Of the fullest local device where JAX's backend counts it (GPU, TPU), else of this process as
+    the operating system counts it; JAX is not imported for this.
+    """
+    peaks = []
+    if 'jax' in sys.modules:
+        stats = [device.memory_stats() for device in sys.modules['jax'].local_devices()]
+        peaks = [stat['peak_bytes_in_use'] for stat in stats if _counts(stat)]
+    if peaks:
+        return Memory(max(peaks), 'device')
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'process')
+
+
+def _counts(stat: Mapping | None) -> bool:
+    return bool(stat) and 'peak_bytes_in_use' in stat
+
+
+def _seconds(value: float) -> str:
+    return f'{value:.1f} s' if value < 60 else duration(value)
