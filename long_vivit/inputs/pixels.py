@@ -6,6 +6,7 @@ tone mapping of HDR, no deinterlacing; transparent pixels show the colour stored
 """
 
 import collections
+import fractions
 import threading
 
 import av
@@ -16,6 +17,7 @@ import numpy as np
 SCALE_FLAGS = 'bilinear+accurate_rnd+full_chroma_int+full_chroma_inp'
 MAX_GRAPHS = 16  # kept per thread; building one costs 0.3 ms, as much as five small frames
 
+_TICK = fractions.Fraction(1, 1000)  # a graph wants one; nothing here depends on time
 _TURNS = {0: (), 90: ('cclock',), 180: ('hflip', 'vflip'), 270: ('clock',)}
 _kept = threading.local()
 
@@ -68,7 +70,7 @@ def _build(frame: av.VideoFrame, pixels: int, aspect: float):
     # The scaled picture is a square, so turning it afterwards is safe, and cheaper.
     chain = [
         graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            width=frame.width, height=frame.height, format=frame.format, time_base=_TICK
         ),
         graph.add('crop', f'{crop_width}:{crop_height}'),
         graph.add('scale', f'{pixels}:{pixels}:flags={SCALE_FLAGS}'),

@@ -175,10 +175,12 @@ def _range(packets: Packets, start, end, name: str) -> tuple[float, float]:
     start_s = 0.0 if start is None else float(start)
     end_s = duration_s if end is None else float(end)
     asked = f'start {start_s:g} s, end {end_s:g} s; the video has {duration_s:.3f} s'
-    if not (math.isfinite(start_s) and math.isfinite(end_s) and 0 <= start_s < end_s):
+    if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s >= 0):
         raise VideoError('bad-range', f'wanted 0 <= start < end, got {asked}', name)
     if start_s >= duration_s:
         raise VideoError('bad-range', f'start lies behind the end of the video: {asked}', name)
+    if end_s <= start_s:
+        raise VideoError('bad-range', f'wanted 0 <= start < end, got {asked}', name)
     if end_s > duration_s + END_SLACK_S:
         raise VideoError('bad-range', f'end lies behind the end of the video: {asked}', name)
     return start_s, min(end_s, duration_s)
