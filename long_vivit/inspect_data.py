@@ -112,7 +112,8 @@ def check_example(example: sources.Example, args: argparse.Namespace) -> dict:
         if start is not None or end is not None:
             found['part_s'] = min(end or math.inf, info.duration_s) - (start or 0.0)
     except video.VideoError as error:
-        found['fault'] = (error.reason, error.detail)
+        where = f': {found["file"]}' if error.reason == 'not-found' else ''
+        found['fault'] = (error.reason, error.detail + where)
     return found
 
 
@@ -183,6 +184,8 @@ def count(values) -> dict[str, int]:
 
 
 def frame_rate(info: video.VideoInfo) -> str:
+    if info.num_frames == 1:
+        return 'one frame'
     return 'variable' if info.variable_rate or info.fps is None else f'{info.fps:.4g}'
 
 
@@ -195,7 +198,7 @@ def page(report: dict) -> Group:
     files = f' in {report["files"]:,} files' if report['files'] != all_of else ''
     head = Text.assemble(
         (report['data'], 'bold'),
-        f'  {all_of:,} examples{files}, ',
+        f'\n{all_of:,} examples{files}, ',
         (f'{good:,} readable', 'green' if good == all_of else 'yellow'),
         *([', ', (f'{len(report["broken"]):,} broken', 'bold red')] if report['broken'] else []),
     )
@@ -245,13 +248,13 @@ def mixture(counts: dict[str, int], most: int = 8) -> Text:
     return text
 
 
-def text_table(report: dict) -> Table:
+def text_table(report: dict) -> Group:
     """Lengths of the texts, and the share that a stage's text_length would cut."""
     unit = report['counted_in']
     title = f'texts, in {unit}; under >N how many are longer than N and would be cut'
     if unit == 'words':
         title += '\n(no tokenizer is built or named; a text has more tokens than words)'
-    table = plain_table(title=title, title_justify='left', title_style='dim')
+    table = plain_table()
     table.add_column(no_wrap=True)
     for name in ('texts', 'distinct', 'missing', 'min', 'median', 'max'):
         table.add_column(name, justify='right')
@@ -269,7 +272,7 @@ def text_table(report: dict) -> Table:
             f'{words["examples_without"]:,}', *lengths,
             *(Text(f'{n:,}' if n else '-', 'yellow' if n else 'dim') for n in cut),
         )  # fmt: skip
-    return table
+    return Group(Text(title, 'dim'), table)
 
 
 def broken_table(broken: list[dict]) -> Table:
@@ -285,7 +288,7 @@ def broken_table(broken: list[dict]) -> Table:
 
 def clock(seconds: float) -> str:
     """'4.2 s', '3 min 20 s', '2 h 05 min'."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f'{seconds:.1f} s'
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

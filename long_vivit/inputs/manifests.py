@@ -128,17 +128,18 @@ def _parse_csv(content: str, faults: list) -> Iterator[tuple[int, dict]]:
 
 def _read_row(row: dict, given: dict, text: str, fault) -> None:
     """Fills `row` with all FIELDS from the fields as written."""
-    for name in given:
-        if meant := near_miss(name):
-            fault(f'{name}: no such field; did you mean {meant!r}?')
+    misspelt = {meant: name for name in given if (meant := near_miss(name))}
+    for meant, name in misspelt.items():
+        fault(f'{name}: no such field; did you mean {meant!r}?')
     row['video'] = given.get('video')
     if not isinstance(row['video'], str) or not row['video'].strip():
         fault(f'video: must be the path of a file, is {row["video"]!r}; fields: {", ".join(given)}')
         row['video'] = ''
     for name in ('caption', 'long_caption'):
         row[name] = _texts(name, given.get(name), fault)
-    if TEXTS[text] and not any(row[name] for name in TEXTS[text]):
-        fault(f'{" or ".join(TEXTS[text])}: is missing; it must be a text or a list of texts')
+    wanted = TEXTS[text]
+    if wanted and not any(row[name] or given.get(name) or name in misspelt for name in wanted):
+        fault(f'{" or ".join(wanted)}: is missing; it must be a text or a list of texts')
     row['start'], row['end'] = (_seconds(name, given.get(name), fault) for name in ('start', 'end'))
     if row['end'] is not None and row['end'] <= (row['start'] or 0.0):
         fault(f'end: {row["end"]} must be greater than start = {row["start"] or 0.0}')

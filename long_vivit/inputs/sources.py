@@ -7,6 +7,7 @@ knows paths and bytes and text, not pixels; reading them is left to video.py.
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Spec:
 def parse_spec(spec: str) -> Spec:
     """Takes a data spec apart without looking at any file. Raises ValueError for no spec."""
     if match := re.fullmatch(r'videos:(.+?\.(?:jsonl|csv))(?:#(.+))?', spec):
-        return Spec(Path(match[1]).expanduser(), 'videos', '', match[2] or '')
+        return Spec(Path(os.path.expanduser(match[1])), 'videos', '', match[2] or '')
     if match := re.fullmatch(r'(?!videos:)([a-z]\w*)(?:/([\w.-]+))?:(\w.*)', spec):
         return Spec(None, match[1], match[2] or '', match[3])
     raise ValueError(f'{spec!r} is no data spec; it must be {SPEC_FORMS}.')
@@ -97,7 +98,7 @@ class Videos:
         self._examples = [
             Example(
                 id=row['id'],
-                video=str(folder / Path(row['video']).expanduser()),
+                video=str(folder / row['video']),
                 captions=row['caption'],
                 long_captions=row['long_caption'],
                 start_s=row['start'],
@@ -126,7 +127,10 @@ class Stored:
         import tensorflow_datasets as tfds  # late: it takes a second, and manifests go without
 
         folder = _newest_version(data_dir, parts)
-        builder = tfds.builder_from_directory(folder)
+        try:
+            builder = tfds.builder_from_directory(folder)
+        except Exception as error:  # of many classes, for files that are cut or missing
+            raise ValueError(f'{folder}: cannot be read; build it again ({error})') from error
         split = re.split(r'[\[+]', parts.split)[0]
         if split not in builder.info.splits:
             raise ValueError(
