@@ -68,7 +68,8 @@ def model() -> dict:
             'patch': 16,  # side of a patch in pixels; divides every stage's pixels
             'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
             'pool': 'mean',  # mean (over all tokens) | cls (a learnt token)
-            'remat': False,  # recompute activations in the backward pass: less memory, more time
+            'remat': 'none',  # activations computed again in the backward pass: none | dots (all
+            #                   but matrix products) | full; less memory, more time; both towers
         },
         'text': {
             'width': 512,  # d; a multiple of heads
@@ -99,6 +100,7 @@ def optim() -> dict:
         'eps': 1e-8,  # > 0
         'weight_decay': 0.1,  # times the learning rate, on matrices only; >= 0
         'clip': 1.0,  # global norm at which gradients are cut; 0 = never
+        'freeze': ('',),  # regexes of whole parameter names that stay as they are; '' = none
         'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
     }
 
@@ -123,6 +125,7 @@ def evaluation() -> dict:
     """When and how retrieval is scored."""
     return {
         'every': 0,  # steps; 0 = at the end of each stage only
+        'allow_broken': False,  # score the videos that can be read where some cannot
         'ablations': True,  # at a stage's end also score with shuffled frames and with one frame
     }
 

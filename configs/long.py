@@ -69,7 +69,7 @@ def small(config: ConfigDict) -> None:
 
 def paper(config: ConfigDict, large: bool) -> None:
     """ViT-B with a text tower of BERT-medium's shape, or ViT-L with one of BERT-base's."""
-    config.model.video.update(size='L' if large else 'B', remat=True)
+    config.model.video.update(size='L' if large else 'B', remat='full')
     config.model.text.update(
         width=768 if large else 512, depth=12 if large else 8, heads=12 if large else 8
     )

@@ -57,6 +57,7 @@ RULES = {
     'model.video.pool': one_of('mean', 'cls'),
     'model.text.width': at_least(1),
     'model.text.depth': at_least(1),
+    'model.video.remat': one_of('none', 'dots', 'full'),
     'model.text.heads': at_least(1),
     'model.text.kind': one_of('bidirectional', 'causal'),
     'model.embed': at_least(1),

@@ -55,7 +55,8 @@ class View:
 class Order:
     """Which record stands at place i of an endless stream of shuffled epochs.
 
-    Records that share a group stay together, so that order twins meet in one batch.
+    Records that share a group stay together, so that order twins meet in one batch. `seed` is a
+    sequence of integers.
     """
 
     def __init__(self, num_records, group_size, seed):
@@ -65,7 +66,7 @@ class Order:
         self._permutation = lru_cache(maxsize=4)(self._shuffle)
 
     def _shuffle(self, epoch):
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([*self.seed, epoch])
         return rng.permutation(self.num_records // self.group_size)
 
     def __getitem__(self, place):
@@ -150,11 +151,11 @@ class Examples:
     order: Order
     view: View
     tokenizer: object
-    seed: int
+    seed: tuple  # of integers
 
     def __getitem__(self, place):
         index = self.order[place]
-        rng = np.random.default_rng([self.seed, 1, place])
+        rng = np.random.default_rng([*self.seed, 1, place])
         example = self.source[index]
         shown, where, error = load_video(example, self.view, rng)
         text = pick_text(example, self.view.text, rng)

@@ -1,0 +1,114 @@
+"""What a resolved configuration stands for: the model, the optimiser and the views of a stage."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from long_vivit import optim
+from long_vivit.inputs.pipeline import Examples, Order, View
+from long_vivit.models.dual import DualEncoder
+from long_vivit.state import State, unflatten
+from long_vivit.step import make_step
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def view(run, stage, *, image=False):
+    """How `stage` looks at its examples when training; `image`: at the images it mixes in."""
+    frames = 1 if image else stage.frames
+    return View(
+        frames=frames,
+        pixels=stage.pixels,
+        patch=run.model.video.patch,
+        tubelet=1 if frames == 1 else run.model.video.tubelet,
+        sampler=stage.sampler,
+        fps=stage.fps,
+        mask_kind=stage.mask_kind,
+        mask_rate=stage.mask_rate,
+        text='any' if image and stage.text == 'long_caption' else stage.text,
+        text_length=stage.text_length,
+        time_limit_s=run.data.time_limit_s,
+        max_missing=run.data.max_missing,
+    )
+
+
+def eval_view(run, stage):
+    """How `stage` looks at its examples when scoring: all patches, a sampler that does not draw."""
+    return view(run, stage).evaluation(stage.eval_sampler)
+
+
+def model(run, stage, vocab, key):
+    """The dual encoder of a stage, fresh; its position tables fit the stage's inputs."""
+    video, text = run.model.video, run.model.text
+    dtype = DTYPES[run.model.dtype]
+    looks = view(run, stage)
+    attention = 'blockwise' if run.model.attention == 'auto' else run.model.attention
+    return DualEncoder(
+        video={
+            'grid': looks.grid,
+            'patch': looks.patch,
+            'tubelet': looks.tubelet,
+            'width': video.width,
+            'depth': video.depth,
+            'heads': video.heads,
+            'pool': video.pool,
+            'attention': attention,
+            'remat': video.remat,
+            'dtype': dtype,
+        },
+        text={
+            'vocab': vocab,
+            'length': stage.text_length,
+            'width': text.width,
+            'depth': text.depth,
+            'heads': text.heads,
+            'kind': text.kind,
+            'remat': video.remat,
+            'dtype': dtype,
+        },
+        embed=run.model.embed,
+        temperature=run.loss.temperature,
+        rngs=nnx.Rngs(params=key),
+    )
+
+
+def stage_key(run, stage):
+    """The random key of a stage's fresh parameters."""
+    number = [other.name for other in run.stages].index(stage.name)
+    return jax.random.fold_in(jax.random.key(run.seed), number)
+
+
+def training(run, stage, vocab):
+    """The two functions of a stage: init() -> State, and step(state, batch) -> (state, watch)."""
+    like = jax.eval_shape(lambda: model(run, stage, vocab, jax.random.key(0)))
+    depth, fields = run.model.video.depth, run.optim
+    optimiser = optim.make(
+        like, lr=stage.lr, steps=stage.steps, warmup_steps=stage.warmup_steps, b1=fields.b1,
+        b2=fields.b2, eps=fields.eps, weight_decay=fields.weight_decay, clip=fields.clip,
+        freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
+    )  # fmt: skip
+
+    def init(params=None):
+        """A fresh State; `params`, a flat dict of arrays, stand in for the fresh parameters."""
+        fresh = model(run, stage, vocab, stage_key(run, stage))
+        if params is not None:
+            fresh = unflatten(fresh, params)
+        ema = jax.tree.map(jnp.copy, fresh) if fields.ema else None
+        return State(jnp.zeros((), jnp.int32), fresh, optimiser.init(fresh), ema)
+
+    step = make_step(
+        optimiser,
+        optim.lr_schedule(stage.lr, stage.steps, stage.warmup_steps),
+        max_scale=run.loss.max_scale,
+        label_smoothing=run.loss.label_smoothing,
+        num_frozen=depth - stage.last_layers if stage.last_layers else 0,
+        ema_decay=fields.ema,
+    )
+    return init, step
+
+
+def examples(run, stage, source, tokenizer, *, image=False):
+    """The training stream of a stage over an opened source."""
+    seed = [run.seed, *stage.name.encode(), int(image)]
+    order = Order(len(source), source.group_size, seed)
+    return Examples(source, order, view(run, stage, image=image), tokenizer, seed)

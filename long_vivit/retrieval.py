@@ -1,0 +1,175 @@
+"""Embed a data set with a model and score retrieval on it, with the protocol beside the score."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+
+from long_vivit import sharding
+from long_vivit.bootstrap import recall_interval
+from long_vivit.inputs.pipeline import Clips, read_ahead
+from long_vivit.metrics import both_ways, twin_accuracy
+
+
+@jax.jit
+def _video(model, patches, where):
+    return model.video(patches, where)
+
+
+@jax.jit
+def _text(model, tokens, lengths):
+    return model.text(tokens, lengths)
+
+
+def _padded(rows, size):
+    """rows [b, ...] -> [size, ...], the last row repeated: one shape, one compilation."""
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+
+
+def embed_videos(model, clips, *, threads=1, mesh=None):
+    """Videos as unit vectors.
+
+    Args:
+      clips: `Clips` or any sequence of batches with patches, where, id, error.
+
+    Returns:
+      z_video float32 [n, e] in the order of the source (a broken video's row is zero), and the
+      broken ones as {row: VideoError}.
+    """
+    mesh = mesh or sharding.make_mesh()
+    found, broken = [], {}
+    for batch in read_ahead(clips, threads=threads):
+        size = len(batch['id'])
+        full = -(-clips.batch // mesh.size) * mesh.size
+        arrays = {key: _padded(batch[key], full) for key in ('patches', 'where')}
+        z = np.array(_video(model, **sharding.place(mesh, arrays))[:size])
+        for row, error in enumerate(batch['error']):
+            if error is not None:
+                broken[len(found) * clips.batch + row] = error
+                z[row] = 0
+        found.append(z)
+    return np.concatenate(found), broken
+
+
+def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
+    """Texts as unit vectors float32 [n, e], and how many were cut at `length` tokens."""
+    mesh = mesh or sharding.make_mesh()
+    batch = -(-batch // mesh.size) * mesh.size
+    tokens = tokenizer.encode(texts, length)
+    found = []
+    for i in range(0, len(texts), batch):
+        rows = slice(i, i + batch)
+        arrays = {
+            'tokens': _padded(tokens.ids[rows], batch),
+            'lengths': _padded(tokens.lengths[rows], batch),
+        }
+        z = _text(model, **sharding.place(mesh, arrays))
+        found.append(np.asarray(z)[: len(tokens.ids[rows])])
+    return np.concatenate(found), tokens.num_cut
+
+
+def texts_of(source, kind):
+    """All texts of a source to score with, and the example that each belongs to: list, int64 [m].
+
+    kind: 'caption', 'long_caption', or 'any': long captions where an example has them.
+    """
+    texts, owner = [], []
+    for i in range(len(source)):
+        example = source[i]
+        own = example.captions if kind == 'caption' else example.long_captions
+        if kind == 'any':
+            own = own or example.captions
+        if not own:
+            raise ValueError(
+                f"{example.id}: has no {kind} to score with; set the stage's text to the kind that "
+                "it has, or to 'any'"
+            )
+        texts += own
+        owner += [i] * len(own)
+    return texts, np.array(owner)
+
+
+def score(
+    model, source, view, tokenizer, *, batch, threads=1, frame_orders=('ordered',),
+    allow_broken=False, mesh=None,
+):  # fmt: skip
+    """Retrieval scores of a model on a source, both ways, and how they were taken.
+
+    Args:
+      view: a `View` for scoring. frame_orders: of `pipeline.FRAME_ORDERS`, each scored by itself.
+      allow_broken: False raises where a video cannot be read; True scores the rest, says so in the
+        protocol and bounds recall on the whole.
+
+    Returns:
+      {'scores': {frame_order: {...}}, 'protocol': {...}}, the fields of `tables.py`.
+
+    Raises:
+      ValueError: listing the broken videos, or an example without text.
+    """
+    texts, owner = texts_of(source, view.text)
+    embed = partial(embed_texts, length=view.text_length, batch=batch, mesh=mesh)
+    z_text, num_cut = embed(model, tokenizer, texts)
+    group = np.array([source[i].group for i in range(len(source))])
+    scores, broken = {}, {}
+    for frame_order in frame_orders:
+        clips = Clips(source, replace(view, frame_order=frame_order), batch)
+        z_video, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
+        if broken and not allow_broken:
+            raise ValueError(broken_message(source, broken))
+        whole = np.setdiff1d(np.arange(len(source)), list(broken))
+        scores[frame_order] = _scores(z_video, z_text, owner, group, whole)
+    return {'scores': scores, 'protocol': _protocol(source, view, texts, num_cut, broken)}
+
+
+def _scores(z_video, z_text, owner, group, whole):
+    """Both directions with intervals, and order twins, over the videos `whole` (row numbers)."""
+    total = len(z_video)
+    place = np.full(total, -1)
+    place[whole] = np.arange(len(whole))
+    kept = place[owner] >= 0
+    z_video, z_text, owner, group = z_video[whole], z_text[kept], place[owner[kept]], group[whole]
+    found = {}
+    for way, result in both_ways(z_video, z_text, owner).items():
+        interval = recall_interval(result.hits, result.video)
+        found[way] = result.to_dict() | {'interval': [interval.low, interval.high]}
+        if len(whole) < total:
+            hits, missing = result.recall_at_1 * len(whole), total - len(whole)
+            found[way]['bounds'] = [hits / total, (hits + missing) / total]
+    first_text = np.unique(owner, return_index=True)[1]
+    sizes = np.unique(group, return_counts=True)[1]
+    twins = twin_accuracy(z_video, z_text[first_text], group) if (sizes > 1).any() else None
+    return found | {'twin_accuracy': twins}
+
+
+def _protocol(source, view, texts, num_cut, broken):
+    return {
+        'data': source.name,
+        'fingerprint': source.fingerprint,
+        'videos': len(source) - len(broken),
+        'missing_videos': len(broken),
+        'texts': len(texts),
+        'frames': view.frames,
+        'sampler': view.sampler,
+        'fps': view.fps if view.sampler in ('fps', 'first_fps') else None,
+        'pixels': view.pixels,
+        'crop': 'centre',
+        'patches_kept': 1 - view.mask_rate,
+        'text': view.text,
+        'text_length': view.text_length,
+        'cut_texts': num_cut,
+        'ties': 'expected value',
+        'equal_captions': 'not merged',
+        'dual_softmax': False,
+    }
+
+
+def broken_message(source, broken, limit=20):
+    """One message for all broken videos: {row: VideoError}."""
+    lines = [f'  {source[row].id}: {error}' for row, error in list(broken.items())[:limit]]
+    more = [f'  ... and {len(broken) - limit} more'] if len(broken) > limit else []
+    head = (
+        f'{source.name}: {len(broken)} of {len(source)} videos cannot be read, so no true score '
+        'can be given. Mend or remove them, or set eval.allow_broken to score the rest'
+    )
+    return '\n'.join([head, *lines, *more])

@@ -1,0 +1,269 @@
+"""Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
+
+import signal
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from long_vivit import recipe, retrieval, sharding
+from long_vivit.checkpoints import Checkpoints
+from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
+from long_vivit.ledger import BadSteps, Ledger
+from long_vivit.names import below, flatten, unflatten
+from long_vivit.perf import Meter, peak_memory
+from long_vivit.progress import Progress
+from long_vivit.stop import Stop
+from long_vivit.workdir import writable
+
+
+class Stopped(Exception):
+    """A signal ended the run; its state is saved. `signal` is the number, `step` where it is."""
+
+    def __init__(self, number, stage, step):
+        self.signal, self.stage, self.step = number, stage, step
+        name = signal.Signals(number).name
+        super().__init__(
+            f'{name}: saved {stage} at step {step}; the same command goes on from there'
+        )
+
+
+@dataclass
+class Tools:
+    """What all stages of a run share. `writers` get every line of the curves."""
+
+    run: object
+    workdir: object
+    tokenizer: object
+    mesh: object
+    curves: object
+    writers: tuple
+    start_up: object
+    broken: Ledger
+    bad_steps: BadSteps
+    threads: int
+    say: object = print
+
+
+@dataclass
+class Window:
+    """The steps since the last line of the curves, still on the device."""
+
+    watch: list = field(default_factory=list)
+    ids: list = field(default_factory=list)
+    cut: int = 0
+    clips: int = 0
+
+
+def teach(stage, tools, sources, params):
+    """Teach a stage from `params`, or go on from its newest checkpoint.
+
+    Args:
+      sources: {'train': Source, 'images': Source or None, 'eval': Source or None}.
+      params: flat dict of the model to start from, shaped for this stage; None starts from nothing.
+
+    Returns:
+      the taught model (its running mean where there is one) and a dict of what it cost.
+
+    Raises:
+      Stopped: after a signal. ValueError: too many steps in a row without a finite loss.
+    """
+    run, mesh = tools.run, tools.mesh
+    init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
+    like = jax.eval_shape(init)
+    everywhere = sharding.everywhere(mesh)
+    with Checkpoints(tools.workdir.checkpoints(stage.name), keep=run.checkpoint.keep) as saved:
+        at = saved.latest()
+        if at is None:
+            state = jax.jit(init, out_shardings=everywhere)(params)
+        else:
+            wanted = {
+                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
+                for name, leaf in flatten(like).items()
+            }
+            state = unflatten(like, saved.restore(at, wanted))
+            tools.say(f'{stage.name}: goes on from step {at}')
+        loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
+        state = loop.go(state, at or 0)
+    model = state.model if state.ema is None else state.ema
+    return model, loop.cost()
+
+
+class Loop:
+    """The steps of one stage."""
+
+    def __init__(self, stage, tools, sources, saved, step_function):
+        self.stage, self.tools, self.sources, self.saved = stage, tools, sources, saved
+        self.step_function = step_function
+        self.window, self.due = Window(), None
+        self.bad_in_a_row = 0
+        self.cut_said = False
+        self.cost_before = {}
+
+    def batches(self):
+        """The stage's training batches, by step."""
+        run, stage, tools = self.tools.run, self.stage, self.tools
+        images = self.sources.get('images')
+        return Batches(
+            videos=recipe.examples(run, stage, self.sources['train'], tools.tokenizer),
+            batch=stage.batch,
+            steps=stage.steps,
+            images=images and recipe.examples(run, stage, images, tools.tokenizer, image=True),
+            image_ratio=stage.image_ratio,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+
+    def go(self, state, at):
+        """Steps `at` to the end -> the last State."""
+        stage, tools, every = self.stage, self.tools, self.tools.run.log.every
+        names = [other.name for other in tools.run.stages]
+        tools.curves.truncate(stage.name, at, names)
+        self.meter = Meter(stage.steps, at)
+        width = max(map(len, names))
+        ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
+        with Progress(stage.name, stage.steps, at, name_width=width) as self.bar, Stop() as stop:
+            previous = None
+            for step, batch in enumerate(self.meter.batches(ahead), at + 1):
+                tools.start_up.mark('data') if previous is None else None
+                arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
+                state, watch = self.step_function(state, sharding.place(tools.mesh, arrays))
+                self.note(step, batch, watch)
+                # One step runs while the next batch is fetched; more would hide the true waits.
+                jax.block_until_ready(watch if previous is None else previous)
+                if previous is None:
+                    self.first_step_done()
+                previous = watch
+                self.report()
+                if step % every == 0 or step == stage.steps:
+                    self.due, self.window = (step, self.window), Window()
+                self.bar.advance(step)
+                if step == stage.steps or stop.signal or self.is_time(step):
+                    self.rest(step, state, stop)
+        return state
+
+    def is_time(self, step):
+        """Whether to score or save after `step`."""
+        run = self.tools.run
+        return step % run.checkpoint.every == 0 or bool(
+            run.eval.every and step % run.eval.every == 0
+        )
+
+    def first_step_done(self):
+        """Start-up ends here: what follows is speed."""
+        self.tools.start_up.mark('compile and first step')
+        if self.tools.start_up.seconds:
+            self.bar.note(self.tools.start_up.summary())
+            self.tools.start_up.seconds.clear()
+        self.meter.skip_start()
+
+    def note(self, step, batch, watch):
+        """Remember a step until its line is written; broken videos go to their ledger at once."""
+        for id, error in zip(batch['id'], batch['error'], strict=True):
+            if error is not None:
+                self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
+        self.window.watch.append(watch)
+        self.window.ids.append(batch['id'])
+        self.window.cut += int(batch['cut'].sum())
+        self.window.clips += len(batch['id'])
+        b, k = batch['where'].shape[:2]
+        self.meter.step(b * jax.process_count(), b * k * jax.process_count())
+
+    def report(self):
+        """Write the line of the last full window, now that its steps are done."""
+        if self.due is None:
+            return
+        (step, window), self.due = self.due, None
+        watch = jax.device_get(window.watch)
+        first = step - len(watch) + 1
+        self.count_bad(first, watch, window.ids)
+        good = [one for one in watch if not one['skipped']] or watch
+        means = {key: float(np.mean([one[key] for one in good])) for key in watch[0]}
+        means['skipped'] = int(sum(one['skipped'] for one in watch))
+        means['lr'] = float(watch[-1]['lr'])
+        line = means | self.meter.read() | {'cut_texts': window.cut / window.clips}
+        for writer in self.tools.writers:
+            writer.write(self.stage.name, step, line)
+        shown = {'recall_at_1': line.pop('recall')} | line
+        shown |= {'num_broken': len(self.tools.broken), 'num_bad_steps': len(self.tools.bad_steps)}
+        self.bar.log(step, shown)
+        if window.cut and not self.cut_said:
+            self.cut_said = True
+            self.bar.note(
+                f'{self.stage.name}: {line["cut_texts"]:.0%} of the texts are longer than '
+                f'text_length={self.stage.text_length} tokens and are cut there'
+            )
+
+    def count_bad(self, first, watch, ids):
+        """List the skipped steps; give up after too many in a row."""
+        for step, (one, names) in enumerate(zip(watch, ids, strict=True), first):
+            self.bad_in_a_row = self.bad_in_a_row + 1 if one['skipped'] else 0
+            if one['skipped']:
+                self.tools.bad_steps.add(
+                    self.stage.name, step, names, float(one['loss']), float(one['grad_norm'])
+                )
+            if self.bad_in_a_row >= self.tools.run.max_bad_steps:
+                raise ValueError(
+                    f'{self.stage.name}: {self.bad_in_a_row} steps in a row, up to step {step}, '
+                    'had no finite loss or gradient; the parameters are as they were before them. '
+                    f'Lower stages.{self.stage.name}.lr, or look at the examples listed in '
+                    f'{self.tools.bad_steps.path}'
+                )
+
+    def rest(self, step, state, stop):
+        """Between two steps: lines written, then scores, then the checkpoint that knows of both."""
+        run, stage = self.tools.run, self.stage
+        jax.block_until_ready(state)
+        self.report()
+        last = step == stage.steps
+        with self.meter.pause():
+            metric = None
+            if run.eval.every and step % run.eval.every == 0 and not last:
+                metric = self.score(step, state)
+            with writable(self.tools.workdir.path):
+                self.saved.save(step, flatten(state), self.cost(), metric, block=last or stop.signal)
+        if stop.signal and not last:
+            raise Stopped(stop.signal, stage.name, step)
+
+    def score(self, step, state):
+        """Score on the way: a line in the curves; returns the mean recall@1 of both ways."""
+        source = self.sources.get('eval')
+        if source is None:
+            return None
+        model = state.model if state.ema is None else state.ema
+        scored = score_stage(model, self.stage, self.tools, source, ('ordered',))
+        one = scored['scores']['ordered']
+        recall = [one[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
+        line = {'eval_recall_at_1': float(np.mean(recall)), 'eval_twins': one['twin_accuracy']}
+        for writer in self.tools.writers:
+            writer.write(self.stage.name, step, line)
+        self.bar.note(f'{self.stage.name}: step {step}: recall@1 {np.mean(recall):.1%}')
+        return float(np.mean(recall))
+
+    def cost(self):
+        """What the stage cost so far, in the fields of results.json."""
+        memory = peak_memory()
+        return {
+            'steps': self.stage.steps,
+            **self.meter.totals(),
+            'peak_memory_bytes': memory.num_bytes,
+            'peak_memory_of': memory.of,
+            'num_broken': len(self.tools.broken),
+            'num_bad_steps': len(self.tools.bad_steps),
+        }
+
+
+def score_stage(model, stage, tools, source, frame_orders):
+    """`retrieval.score` as the stage says."""
+    return retrieval.score(
+        model, source, recipe.eval_view(tools.run, stage), tools.tokenizer,
+        batch=stage.eval_batch, threads=tools.threads, frame_orders=frame_orders,
+        allow_broken=tools.run.eval.allow_broken, mesh=tools.mesh,
+    )  # fmt: skip
+
+
+def taught(workdir, stage, run):
+    """The parameters of a finished stage as a flat dict: the running mean where there is one."""
+    with Checkpoints(workdir.checkpoints(stage), keep=run.checkpoint.keep) as saved:
+        flat = saved.read(saved.latest())
+    return below(flat, 'ema') or below(flat, 'model')

@@ -1,0 +1,165 @@
+"""Teach a video encoder in stages: image -> short video -> long video.
+
+    python -m long_vivit.train --config=configs/long.py --config.workdir=runs/mine
+
+Everything lands in the work directory. The same command goes on where it was stopped, by whatever;
+a finished stage is not taught again.
+"""
+
+import time
+
+BEGUN = time.monotonic()  # before the imports, which count as start-up
+
+import contextlib
+import os
+from pathlib import Path
+
+import jax
+
+from long_vivit import config, recipe, sharding
+from long_vivit.checkpoints import read_flat
+from long_vivit.inputs.sources import open_source
+from long_vivit.inputs.text import Tokenizer
+from long_vivit.ledger import BadSteps, Ledger
+from long_vivit.names import below, flatten
+from long_vivit.perf import StartUp, keep_freed_memory
+from long_vivit.stage import Stopped, Tools, score_stage, taught, teach
+from long_vivit.tables import print_results
+from long_vivit.warm_start import warm_start
+from long_vivit.workdir import Workdir, writable
+from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
+
+
+def train(run):
+    """Teach all stages of a resolved configuration -> exit status."""
+    keep_freed_memory()
+    workdir = Workdir(run.workdir)
+    tokenizer = Tokenizer.load(tokenizer_file(run))
+    sources = {stage.name: open_sources(run, stage) for stage in run.stages}
+    workdir.open(run, tokenizer.to_json())
+    say(f'{workdir.path}: {", ".join(stage.name for stage in run.stages)} on {hardware()}')
+    with contextlib.ExitStack() as stack:
+        tools = make_tools(run, workdir, tokenizer, stack)
+        try:
+            with writable(workdir.path):
+                for stage in run.stages:
+                    if workdir.finished(stage.name):
+                        say(f'{stage.name}: finished before')
+                        continue
+                    teach_and_score(stage, tools, sources[stage.name])
+        except Stopped as stopped:
+            say(stopped)
+            return 128 + stopped.signal
+        for ledger in (tools.broken, tools.bad_steps):
+            if len(ledger):
+                say(ledger.summary())
+    results = {'stages': {stage.name: workdir.finished(stage.name) for stage in run.stages}}
+    write_json_atomic(workdir.results, results)
+    print()
+    print_results(results)
+    return 0
+
+
+def teach_and_score(stage, tools, sources):
+    """One stage from its start to its record in the work directory."""
+    params = start_params(stage, tools)
+    model, cost = teach(stage, tools, sources, params)
+    result = {'scores': {}, 'protocol': {}} | cost
+    if sources['eval'] is not None:
+        say(f'{stage.name}: scoring on {sources["eval"].name}')
+        frame_orders = ('ordered',)
+        if tools.run.eval.ablations and stage.frames > 1:
+            frame_orders = ('ordered', 'shuffled', 'one_frame')
+        result |= score_stage(model, stage, tools, sources['eval'], frame_orders)
+    tools.workdir.finish(stage.name, result)
+
+
+def start_params(stage, tools):
+    """The parameters a stage starts from: the stage before, else `init`, else None."""
+    names = [other.name for other in tools.run.stages]
+    before = names.index(stage.name) - 1
+    if before >= 0:
+        source, flat = names[before], taught(tools.workdir, names[before], tools.run)
+    elif tools.run.init:
+        source, flat = tools.run.init, init_params(tools.run.init)
+    else:
+        return None
+    like = jax.eval_shape(
+        lambda: recipe.model(tools.run, stage, tools.tokenizer.vocab_size, jax.random.key(0))
+    )
+    adapted = warm_start(flat, flatten(like))
+    say(f'{stage.name}: starts from {source}')
+    for line in adapted.lines:
+        say(f'  {line}')
+    return adapted.params
+
+
+def init_params(path):
+    """The model in a checkpoint, or in the last finished stage of a work directory."""
+    folder = Path(path)
+    if (folder / 'config.json').is_file():
+        workdir = Workdir(folder)
+        run = workdir.read_config()
+        done = [stage.name for stage in run.stages if workdir.finished(stage.name)]
+        if not done:
+            raise ValueError(f'init: {path} has no finished stage to start from')
+        return taught(workdir, done[-1], run)
+    flat = read_flat(folder)
+    return below(flat, 'ema') or below(flat, 'model')
+
+
+def open_sources(run, stage):
+    """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
+    directory = run.data.dir
+    mixed = stage.image_train if stage.image_ratio else ''
+    return {
+        'train': open_source(stage.train, data_dir=directory, text=stage.text),
+        'images': open_source(mixed, data_dir=directory) if mixed else None,
+        'eval': open_source(stage.eval, data_dir=directory, text=stage.text) if stage.eval else None,
+    }
+
+
+def tokenizer_file(run):
+    """The tokenizer to use: the configured one, else the one stored with the built-in data."""
+    if run.data.tokenizer:
+        return Path(run.data.tokenizer)
+    file = Path(run.data.dir) / 'shape_stories' / 'tokenizer.json'
+    if not file.is_file():
+        raise ValueError(
+            f'data.tokenizer: none is set and {file} does not exist; build the built-in set with '
+            '`python -m long_vivit.build_data shape_stories`, or name a tokenizer.json'
+        )
+    return file
+
+
+def make_tools(run, workdir, tokenizer, stack):
+    """What the stages share; the files among it are closed with `stack`."""
+    with writable(workdir.path):
+        curves = stack.enter_context(JsonlWriter(workdir.metrics))
+        writers = [curves]
+        if run.log.tensorboard:
+            writers.append(stack.enter_context(TensorBoardWriter(workdir.tensorboard)))
+        broken = stack.enter_context(Ledger(workdir.broken))
+        bad_steps = stack.enter_context(BadSteps(workdir.bad_steps))
+    start_up = StartUp(BEGUN)
+    start_up.mark('imports')
+    return Tools(
+        run=run, workdir=workdir, tokenizer=tokenizer, mesh=sharding.make_mesh(), curves=curves,
+        writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
+        threads=run.data.threads or len(os.sched_getaffinity(0)), say=say,
+    )  # fmt: skip
+
+
+def hardware():
+    """The devices in words."""
+    devices = jax.devices()
+    return f'{len(devices)} x {devices[0].device_kind} ({devices[0].platform})'
+
+
+def say(text):
+    """A line on the screen, there at once."""
+    print(text, flush=True)
+
+
+if __name__ == '__main__':
+    config.main(train, default='configs/long.py')

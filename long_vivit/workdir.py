@@ -1,0 +1,114 @@
+"""The folder of a run: what lies where, and whether a configuration may go on in it.
+
+    config.json        the resolved configuration      tokenizer.json    what reads the texts
+    metrics.jsonl      the curves of all stages         results.json      the final table
+    broken.jsonl       videos that could not be read    bad_steps.jsonl   steps that were skipped
+    stages/NAME/checkpoints/   state by step            stages/NAME/finished.json   the scores
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from long_vivit import config
+from long_vivit.writers import write_json_atomic
+
+# Fields that may differ when a run goes on: they change what is shown and how fast, not what is
+# taught.
+FREE = ('workdir', 'data.dir', 'data.threads', 'data.time_limit_s', 'log.', 'checkpoint.', 'eval.')
+
+
+class Workdir:
+    """The files of a run under `path`."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config = self.path / 'config.json'
+        self.tokenizer = self.path / 'tokenizer.json'
+        self.metrics = self.path / 'metrics.jsonl'
+        self.results = self.path / 'results.json'
+        self.broken = self.path / 'broken.jsonl'
+        self.bad_steps = self.path / 'bad_steps.jsonl'
+        self.tensorboard = self.path / 'tensorboard'
+
+    def checkpoints(self, stage):
+        """The folder of a stage's checkpoints; `stage` is its name."""
+        return self.path / 'stages' / stage / 'checkpoints'
+
+    def finished(self, stage):
+        """What `finish` wrote of the stage, or None while it is not finished."""
+        path = self._finished(stage)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def finish(self, stage, result):
+        """Records the stage's result: from now on it is skipped."""
+        write_json_atomic(self._finished(stage), result)
+
+    def _finished(self, stage):
+        return self.path / 'stages' / stage / 'finished.json'
+
+    def read_config(self):
+        """The configuration that the run was begun with. Raises ValueError where there is none."""
+        if not self.config.is_file():
+            raise ValueError(f'{self.path}: no run was begun here (it has no config.json)')
+        return config.from_json(self.config.read_text())
+
+    def open(self, run, tokenizer_json):
+        """Makes the folder, or checks that the run in it may go on with this configuration.
+
+        Raises ValueError: the folder cannot be written; it holds a run with another configuration
+        or tokenizer (all differences are listed, and nothing has been changed).
+        """
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(bytes(2**20))
+        if self.config.exists():
+            self._check_same(run, tokenizer_json)
+        with writable(self.path):
+            self.tokenizer.write_text(tokenizer_json)
+            self.config.write_text(config.to_json(run))
+
+    def _check_same(self, run, tokenizer_json):
+        changed = [
+            line
+            for line in config.difference(run, self.read_config())
+            if not line.startswith(FREE)
+        ]
+        if self.tokenizer.exists() and self.tokenizer.read_text() != tokenizer_json:
+            changed.append('data.tokenizer: another vocabulary than the one in the folder')
+        if changed:
+            raise ValueError(
+                '\n  '.join(
+                    [
+                        f'{self.path} holds a run with another configuration; change these back, '
+                        'or give this run a workdir of its own (nothing was changed):',
+                        *changed,
+                    ]
+                )
+            )
+
+
+@contextlib.contextmanager
+def writable(path):
+    """Turns the system's errors of writing below `path` into ones that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: 'the disk is full; free some space and start the same command again',
+            errno.EDQUOT: 'the disk quota is used up; free some space and start again',
+            errno.EACCES: 'no permission to write; choose another workdir',
+            errno.EPERM: 'no permission to write; choose another workdir',
+            errno.EROFS: 'the file system is read-only; choose another workdir',
+            errno.ENOTDIR: 'a part of the path is a file; choose another workdir',
+            errno.EEXIST: 'a file of this name is in the way; choose another workdir',
+        }
+        reason = reasons.get(error.errno)
+        if reason is None:
+            raise
+        place = error.filename if isinstance(error.filename, str | os.PathLike) else path
+        raise ValueError(f'workdir: cannot write {place}: {reason}') from error
