@@ -5,7 +5,10 @@ DATA_DIR/shape_stories/tokenizer.json the tokenizer, which is the same for every
 """
 
 import contextlib
+import dataclasses
+import functools
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -63,12 +66,14 @@ def build(
         built: a configuration appears under its name when it is complete.
     """
     _check_arguments(configs, scale, workers)
+    data_dir = pathlib.Path(data_dir).expanduser()
     todo, paths = [], []
     for name in configs:
-        wanted = _sizes(world.SETTINGS[name], scale, sizes)
-        builder = _builder(data_dir, name, wanted, seed, workers)
-        faults = _faults(builder)
-        path = pathlib.Path(builder.data_path)
+        wanted = dataclasses.replace(
+            world.SETTINGS[name], **_sizes(world.SETTINGS[name], scale, sizes)
+        )
+        path = data_dir / 'shape_stories' / name / world.VERSION
+        faults = _faults(path, data_dir, wanted, seed)
         if faults and not overwrite:
             raise ValueError(
                 f'{path} holds something else than what was asked for: {"; ".join(faults)}. '
@@ -76,14 +81,15 @@ def build(
             )
         paths.append(path)
         if faults or not path.exists():
-            todo.append((builder, wanted, bool(faults)))
+            todo.append((path, wanted))
         else:
             say(f'{path}: complete, left as it is')
-    _check_room(data_dir, [builder for builder, _, _ in todo])
-    for builder, wanted, replace in todo:
-        if replace:
-            shutil.rmtree(builder.data_path)
-            builder = _builder(data_dir, builder.builder_config.name, wanted, seed, workers)
+    _check_room(data_dir, [setting for _, setting in todo])
+    for path, setting in todo:
+        if path.exists():
+            shutil.rmtree(path)
+        builder = _builder(data_dir, setting, seed)
+        builder.workers = workers or len(os.sched_getaffinity(0))
         _prepare(builder, progress, say)
     paths.append(_build_tokenizer(data_dir, seed, overwrite, say))
     return paths
@@ -114,39 +120,40 @@ def _sizes(setting: world.Setting, scale: float, sizes: dict | None) -> dict[str
     return dict(sizes)
 
 
-def _builder(data_dir, name, sizes, seed, workers) -> builders.Builder:
-    builder = builders.Builder(data_dir=data_dir, config=name, file_format='array_record')
-    builder.sizes, builder.seed = sizes, seed
-    builder.workers = workers or len(os.sched_getaffinity(0))
+def _builder(data_dir, setting: world.Setting, seed: int) -> builders.Builder:
+    builder = builders.Builder(data_dir=data_dir, config=setting.name, file_format='array_record')
+    builder.sizes = {split: setting.size(split) for split in world.SPLITS}
+    builder.seed = seed
     return builder
 
 
-def _faults(builder: builders.Builder) -> list[str]:
+def _faults(path: pathlib.Path, data_dir, setting: world.Setting, seed: int) -> list[str]:
     """What is wrong with what is stored; nothing is wrong where nothing is stored."""
-    if not pathlib.Path(builder.data_path).exists():
+    if not path.exists():
         return []
-    stored = dict(builder.info.metadata or {})
-    wanted = builder.settings_record
+    for name in ('dataset_info.json', 'features.json', 'metadata.json'):
+        try:
+            json.loads((path / name).read_text())
+        except (FileNotFoundError, ValueError):
+            return [f'{name} is missing or unreadable']
+    builder = _builder(data_dir, setting, seed)
+    stored = dict(builder.info.metadata)
     faults = [
         f'{field} is {stored.get(field)}, wanted {value}'
-        for field, value in wanted.items()
+        for field, value in builder.settings_record.items()
         if stored.get(field) != value
     ]
-    for split in world.SPLITS:
-        if split not in builder.info.splits:
-            faults.append(f'no split {split}')
-            continue
-        for file in builder.info.splits[split].filepaths:
-            if not file.exists():
-                faults.append(f'{file.name} is missing')
-        if not faults:
-            faults.extend(_miscounted(builder.info.splits[split]))
+    # The shards, where the settings are right: else there is enough to say.
+    for split in world.SPLITS if not faults else ():
+        faults.extend(_miscounted(builder.info.splits[split]))
     return faults
 
 
 def _miscounted(split_info) -> list[str]:
     found = 0
     for file in split_info.filepaths:
+        if not file.exists():
+            return [f'{file.name} is missing']
         reader = array_record_module.ArrayRecordReader(os.fspath(file))
         if not reader.ok():
             return [f'{file.name} is damaged']
@@ -157,11 +164,9 @@ def _miscounted(split_info) -> list[str]:
     return []
 
 
-def _check_room(data_dir, todo) -> None:
-    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
-    need = sum(
-        FILM_BYTES[b.setting.name] * (b.setting.train + b.setting.test) for b in todo
-    )
+def _check_room(data_dir: pathlib.Path, todo: list[world.Setting]) -> None:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    need = sum(FILM_BYTES[s.name] * (s.train + s.test) for s in todo)
     free = shutil.disk_usage(data_dir).free
     if free < need:
         raise OSError(
@@ -185,6 +190,7 @@ def _prepare(builder: builders.Builder, progress, say) -> None:
     say(f'{path}: built ({counts}; {megabytes:.1f} MB)')
 
 
+@functools.cache
 def make_tokenizer(seed: int = world.SEED) -> text.Tokenizer:
     """The tokenizer of the training captions; no video is needed and the size has no say."""
     texts = []
@@ -196,7 +202,7 @@ def make_tokenizer(seed: int = world.SEED) -> text.Tokenizer:
 
 
 def _build_tokenizer(data_dir, seed: int, overwrite: bool, say) -> pathlib.Path:
-    path = pathlib.Path(data_dir) / 'shape_stories' / 'tokenizer.json'
+    path = data_dir / 'shape_stories' / 'tokenizer.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(seed)
     if path.exists() and not overwrite:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from data.shape_stories import world
+from data.shape_stories import shapes, world
 
 RGB = {
     'red': (232, 36, 36),
@@ -21,7 +21,7 @@ RGB = {
     'purple': (175, 40, 215),
     'white': (252, 252, 252),
 }
-EDGE = np.array((16, 16, 16), np.float32)
+EDGE = np.float32(16)
 # Lengths below are in pixels of a 64-pixel picture and are scaled to the setting's.
 RADIUS, RADIUS_OF_TWO = 12.0, 10.0
 FREE = 15.0  # how far from the border the centre of an object stands at 'top', 'left', ...
@@ -50,21 +50,27 @@ def draw_shot(event: world.Event, pixels: int, rng) -> np.ndarray:
     grid = np.arange(pixels, dtype=np.float32) + 0.5
     for thing, x, y, radius, angle in _actors(event, pixels, rng):
         # [t, h, w]: from the object's centre, in the object's own frame.
-        dx = grid[None, None, :] - (x + drift[:, 0])[:, None, None].astype(np.float32)
-        dy = grid[None, :, None] - (y + drift[:, 1])[:, None, None].astype(np.float32)
+        dx = grid[None, None, :] - _over_frames(x + drift[:, 0])
+        dy = grid[None, :, None] - _over_frames(y + drift[:, 1])
         if np.any(angle):
-            c = np.cos(angle)[:, None, None].astype(np.float32)
-            s = np.sin(angle)[:, None, None].astype(np.float32)
+            c, s = _over_frames(np.cos(angle)), _over_frames(np.sin(angle))
             dx, dy = c * dx + s * dy, c * dy - s * dx
-        radius = radius[:, None, None].astype(np.float32)
-        outside = SHAPES[thing.shape](dx, dy, radius)
-        cover = np.clip(0.5 - outside, 0, 1)[..., None]
-        inside = np.clip(-1.0 - outside, 0, 1)[..., None]
-        colour = EDGE + inside * (np.array(RGB[thing.colour], np.float32) - EDGE)
-        picture += cover * (colour - picture)
-    noise = rng.integers(-NOISE, NOISE + 1, picture.shape[:3], dtype=np.int8)
-    picture += noise[..., None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        outside = shapes.SHAPES[thing.shape](dx, dy, _over_frames(radius))
+        cover = np.clip(0.5 - outside, 0, 1)
+        fill = cover * np.clip(-1.0 - outside, 0, 1)  # the rest of `cover` is the dark edge
+        keep, edge = 1 - cover, cover * EDGE
+        for channel, value in zip(picture, RGB[thing.colour], strict=True):
+            channel *= keep
+            channel += edge
+            channel += fill * np.float32(value - EDGE)
+    noise = rng.integers(-NOISE, NOISE + 1, picture.shape[1:], dtype=np.int8)
+    picture += noise
+    return np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 3, 0).copy()
+
+
+def _over_frames(values: np.ndarray) -> np.ndarray:
+    """[t] to float32 [t, 1, 1]."""
+    return values.astype(np.float32)[:, None, None]
 
 
 def _drift(rng, num_frames: int, reach: float) -> np.ndarray:
@@ -76,21 +82,17 @@ def _drift(rng, num_frames: int, reach: float) -> np.ndarray:
 
 
 def _background(rng, num_frames: int, pixels: int, drift: np.ndarray) -> np.ndarray:
-    """float32 [t, h, w, 3]: a smooth random texture that changes in time and drifts."""
+    """float32 [3, t, h, w]: a smooth random texture that changes in time and drifts."""
     base = rng.uniform(75, 150) + rng.uniform(-14, 14, 3)
     light = rng.uniform(-1, 1, (2, GRID, GRID, 1))
     tint = rng.uniform(-1, 1, (2, GRID, GRID, 3))
     textures = light * rng.uniform(15, 38) + tint * 13
     time = rng.uniform(0, 2 * math.pi) + rng.uniform(0.15, 0.5) * np.arange(num_frames)
     mix = np.stack([np.cos(time), np.sin(time)], axis=1)
-    colours = np.einsum('ta,ayxc->tycx', mix, textures) + base[:, None]
+    colours = np.einsum('ta,ayxc->ctyx', mix, textures) + base[:, None, None, None]
     across = _tents(pixels, drift[:, 0])  # [t, pixels, GRID]
     down = _tents(pixels, drift[:, 1])
-    rows = down @ colours.astype(np.float32).reshape(num_frames, GRID, 3 * GRID)
-    rows = rows.reshape(num_frames, pixels * 3, GRID)
-    picture = rows @ across.transpose(0, 2, 1)
-    picture = picture.reshape(num_frames, pixels, 3, pixels)
-    return np.ascontiguousarray(picture.transpose(0, 1, 3, 2))
+    return down @ (colours.astype(np.float32) @ across.transpose(0, 2, 1))
 
 
 def _tents(pixels: int, shift: np.ndarray) -> np.ndarray:
@@ -231,51 +233,4 @@ MEETINGS = {
     'right of': functools.partial(_beside, 1, 0),
     'above': functools.partial(_beside, 0, -1),
     'below': functools.partial(_beside, 0, 1),
-}
-
-
-# Shapes: about how many pixels a point is outside (negative: inside); r is the circle's radius,
-# the others are sized to look as big.
-def _circle(x, y, r):
-    return np.sqrt(x * x + y * y) - r
-
-
-def _square(x, y, r):
-    return np.maximum(np.abs(x), np.abs(y)) - 0.9 * r
-
-
-def _triangle(x, y, r):
-    y = y - 0.12 * r
-    return np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - 0.66 * r
-
-
-def _star(x, y, r):
-    # Folded into one tenth of the star, one straight edge is left.
-    angle = np.arctan2(x, -y)  # 0 at the upper tip, to pi
-    angle = np.abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
-    length = np.sqrt(x * x + y * y)
-    tip, dent = 1.25, 0.52
-    ex, ey = dent * math.cos(math.pi / 5) - tip, dent * math.sin(math.pi / 5)
-    norm = math.hypot(ex, ey)
-    px, py = length * np.cos(angle) - tip * r, length * np.sin(angle)
-    return (px * ey - py * ex) / norm
-
-
-def _ring(x, y, r):
-    return np.abs(np.sqrt(x * x + y * y) - 0.78 * r) - 0.3 * r
-
-
-def _cross(x, y, r):
-    x, y = np.abs(x), np.abs(y)
-    long, short = np.maximum(x, y), np.minimum(x, y)
-    return np.maximum(long - 1.05 * r, short - 0.36 * r)
-
-
-SHAPES = {
-    'circle': _circle,
-    'square': _square,
-    'triangle': _triangle,
-    'star': _star,
-    'ring': _ring,
-    'cross': _cross,
 }

@@ -42,9 +42,7 @@ def make_group(seed: int, setting: world.Setting, split: str, group: int) -> lis
     return records
 
 
-def make_split(
-    seed: int, setting: world.Setting, split: str, workers: int = 1
-) -> Iterator[dict]:
+def make_split(seed: int, setting: world.Setting, split: str, workers: int = 1) -> Iterator[dict]:
     """All records of a split in order of group; the same for any number of workers."""
     groups = setting.size(split) // setting.twins
     if workers <= 1:

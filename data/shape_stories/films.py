@@ -5,9 +5,9 @@ import io
 import av
 import numpy as np
 
-QUALITY = '32'  # x264's constant rate factor
+QUALITY = '33'  # x264's constant rate factor
 OPTIONS = {
-    'preset': 'veryfast',
+    'preset': 'superfast',
     'tune': 'zerolatency',
     'crf': QUALITY,
     'bf': '0',
