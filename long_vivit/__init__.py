@@ -1,1 +1,13 @@
-"""Long ViViT: contrastive encoders of long videos, trained in stages."""
+"""Long ViViT: contrastive encoders of long videos, trained in stages.
+
+    model = long_vivit.load('runs/long')
+    z_video = model.encode_video(frames)
+    z_text = model.encode_text(['a red circle slides left'])
+"""
+
+
+def load(workdir, stage=''):
+    """See `long_vivit.inference.load`; imported late, so that tools that need no JAX stay light."""
+    from long_vivit import inference
+
+    return inference.load(workdir, stage)

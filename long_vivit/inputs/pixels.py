@@ -57,6 +57,11 @@ def to_rgb(frame: av.VideoFrame, pixels: int, aspect: float = 1.0) -> np.ndarray
         raise
 
 
+def shrink(picture: np.ndarray, pixels: int) -> np.ndarray:
+    """The same for an RGB picture uint8 [height, width, 3] -> [pixels, pixels, 3]."""
+    return to_rgb(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), 'rgb24'), pixels)
+
+
 def square(width: int, height: int, aspect: float) -> tuple[int, int]:
     """Width and height, in stored pixels, of the largest centred square as displayed."""
     side = min(width * aspect, height)

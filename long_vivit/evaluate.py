@@ -1,0 +1,77 @@
+"""Retrieval scores of a taught model, as a table and as JSON, with the protocol beside them.
+
+    python -m long_vivit.evaluate --checkpoint runs/long --data videos:PATH/manifest.jsonl
+    python -m long_vivit.evaluate --checkpoint runs/long --data shape_stories/long:test --json
+
+Exit status: 0, or 2 where an argument, a manifest or a video is at fault.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+
+from long_vivit import config, inference, retrieval
+from long_vivit.inputs.pipeline import FRAME_ORDERS
+from long_vivit.inputs.samplers import SAMPLERS
+from long_vivit.inputs.sources import open_source
+from long_vivit.perf import keep_freed_memory
+from long_vivit.tables import print_results
+from long_vivit.writers import plain, write_json_atomic
+
+
+def parse(argv=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m long_vivit.evaluate', description=__doc__.split('\n')[0]
+    )
+    add = parser.add_argument
+    add('--checkpoint', required=True, metavar='WORKDIR', help='the work directory of a run')
+    add('--stage', default='', help='a finished stage of it (default: the last one)')
+    add('--data', default='', metavar='SPEC', help="data spec (default: the stage's own)")
+    add('--text', choices=('caption', 'long_caption', 'any'), help="default: the stage's own")
+    add('--sampler', choices=tuple(SAMPLERS), help="default: the stage's eval_sampler")
+    add('--batch', type=int, default=0, help="videos at once (default: the stage's eval_batch)")
+    add('--ordered_only', action='store_true', help='not with shuffled frames, not with one frame')
+    add('--allow_broken', action='store_true', help='score the videos that can be read')
+    add('--json', action='store_true', help='print JSON and nothing else')
+    add('--out', default='', metavar='FILE', help='also write the JSON to this file')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Scores what the command line names -> exit status."""
+    args = parse(argv)
+    if args.batch < 0:
+        raise ValueError(f'--batch={args.batch}: it must be 1 or more')
+    keep_freed_memory()
+    loaded = inference.load(args.checkpoint, args.stage)
+    run, stage = loaded.run, loaded.stage
+    text = args.text or stage.text
+    spec = args.data or stage.eval
+    if not spec:
+        raise ValueError(f'--data: the stage {stage.name!r} has no eval data of its own; name some')
+    source = open_source(spec, data_dir=run.data.dir, text=text)
+    sampler = args.sampler or stage.eval_sampler
+    view = replace(loaded.view, text=text, sampler=sampler)
+    orders = FRAME_ORDERS if stage.frames > 1 and not args.ordered_only else ('ordered',)
+    scored = retrieval.score(
+        loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
+        threads=run.data.threads or len(os.sched_getaffinity(0)), frame_orders=orders,
+        allow_broken=args.allow_broken or run.eval.allow_broken,
+    )  # fmt: skip
+    scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
+    results = plain({'stages': {stage.name: scored}})
+    if args.out:
+        write_json_atomic(args.out, results)
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print_results(results)
+    return 0
+
+
+if __name__ == '__main__':
+    with config.user_errors():
+        sys.exit(main())

@@ -1,0 +1,120 @@
+"""A taught model in a notebook: `long_vivit.load(WORKDIR)`, then encode videos and texts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from long_vivit import recipe
+from long_vivit.inputs import patches, pixels, samplers, video
+from long_vivit.inputs.pipeline import View
+from long_vivit.inputs.text import Tokenizer
+from long_vivit.models.dual import DualEncoder
+from long_vivit.names import flatten, unflatten
+from long_vivit.stage import taught
+from long_vivit.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A taught dual encoder with what it needs to read videos and texts.
+
+    `view` is how the model's last stage looks at a video when it is scored.
+    """
+
+    model: DualEncoder
+    view: View
+    tokenizer: Tokenizer
+    run: object  # the resolved configuration
+    stage: object  # of the stage that was loaded
+
+    def encode_video(self, frames):
+        """z_video float32 [e], unit length, of one video; [b, e] of several.
+
+        frames: uint8 [num_frames, height, width, 3] RGB in order, or [b, ...] of them, or the path
+          of a video file (or a list of paths). Frames are cropped to the centre square and scaled;
+          where there are more or fewer than the model's, those at the middle of equal parts are
+          taken (frames are then repeated where there are fewer).
+
+        Raises:
+          ValueError: frames of another shape or dtype. VideoError: a file cannot be read.
+        """
+        if isinstance(frames, str | Path):
+            return self.encode_video([frames])[0]
+        if isinstance(frames, list | tuple) and all(isinstance(f, str | Path) for f in frames):
+            return self._encode(np.stack([self.read(file) for file in frames]))
+        frames = np.asarray(frames)
+        if frames.dtype != np.uint8 or frames.ndim not in (4, 5) or frames.shape[-1] != 3:
+            raise ValueError(
+                f'frames is {frames.dtype} {list(frames.shape)}; it must be uint8 '
+                '[num_frames, height, width, 3] or [b, num_frames, height, width, 3], RGB'
+            )
+        if frames.ndim == 4:
+            return self.encode_video(frames[None])[0]
+        picked = samplers.mid_indices(frames.shape[1], self.view.frames)
+        side = self.view.pixels
+        shown = np.stack([[pixels.shrink(f, side) for f in clip[picked]] for clip in frames])
+        return self._encode(shown)
+
+    def encode_text(self, texts):
+        """z_text float32 [b, e], unit length, of a list of strings; [e] of one string.
+
+        A text longer than the model's `stage.text_length` tokens is cut there.
+        """
+        if isinstance(texts, str):
+            return self.encode_text([texts])[0]
+        tokens = self.tokenizer.encode(texts, self.view.text_length)
+        return np.asarray(_text(self.model, tokens.ids, tokens.lengths))
+
+    def read(self, file, start_s=None, end_s=None):
+        """The frames that the model looks at in a file: uint8 [frames, pixels, pixels, 3].
+
+        start_s, end_s: the part of the video in seconds; None is its start or end.
+        """
+        sampler = samplers.SAMPLERS[self.view.sampler]
+        return video.read_frames(
+            file,
+            lambda start, end: sampler(start, end, self.view.frames, fps=self.view.fps),
+            pixels=self.view.pixels, start=start_s, end=end_s,
+            time_limit_s=self.view.time_limit_s, max_missing=self.view.max_missing,
+        ).frames  # fmt: skip
+
+    def _encode(self, clips):
+        where = patches.choose(self.view.mask_kind, self.view.grid, 0.0, None)
+        cut = [patches.patchify(f, where, self.view.tubelet, self.view.patch) for f in clips]
+        rows = np.broadcast_to(where, (len(cut), *where.shape))
+        return np.asarray(_video(self.model, np.stack(cut), rows))
+
+
+@jax.jit
+def _video(model, patches, where):
+    return model.video(patches, where)
+
+
+@jax.jit
+def _text(model, tokens, lengths):
+    return model.text(tokens, lengths)
+
+
+def load(workdir, stage=''):
+    """The model of a work directory's last finished stage, or of the finished stage named.
+
+    Raises ValueError: no run was begun in the folder, or the stage is unknown or unfinished.
+    """
+    folder = Workdir(workdir)
+    run = folder.read_config()
+    done = [one for one in run.stages if folder.finished(one.name)]
+    if not done:
+        raise ValueError(f'{workdir}: no stage is finished yet')
+    names = [one.name for one in done]
+    if stage and stage not in names:
+        raise ValueError(f'{workdir}: {stage!r} is no finished stage; finished: {", ".join(names)}')
+    chosen = done[names.index(stage) if stage else -1]
+    tokenizer = Tokenizer.load(folder.tokenizer)
+    fresh = jax.eval_shape(
+        lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
+    )
+    model = unflatten(fresh, taught(folder, chosen.name, run))
+    view = recipe.eval_view(run, chosen)
+    return Loaded(model, view, tokenizer, run, chosen)
