@@ -213,6 +213,12 @@ def test_times_outside_the_range_are_a_bug_of_the_caller(clip, times):
     assert not isinstance(error.value, video.VideoError)
 
 
+def test_options_are_checked(clip):
+    for options in ({'pixels': 0}, {'pixels': 8, 'max_missing': 1.5}):
+        with pytest.raises(ValueError, match='pixels must be 1 or more'):
+            video.read_frames(clip, mid(2), **options)
+
+
 # Pixels
 
 

@@ -30,6 +30,7 @@ class Decoder:
         self.images: dict[int, object] = {}
         self.damaged: set[int] = set()
         self.num_errors = 0
+        self.skipping = 'DEFAULT'
 
     def decode(self, wanted: list[int]) -> None:
         """Decodes the frames at `wanted` (ticks of the axis, rising)."""
@@ -49,42 +50,44 @@ class Decoder:
         self._in_sequence(wanted)
 
     def _by_group(self, wanted: list[int], skip: bool, *, whole: bool) -> None:
-        pts, get, bad = self.packets.pts, self._start(), []
-        index_of = {p: i for i, p in reversed(list(enumerate(pts.tolist())))}
-        left, position, latest = set(wanted), 0, None
+        pts = self.packets.pts
+        self.get, self.left, self.bad = self._start(), set(wanted), []
+        self.index_of = {p: i for i, p in reversed(list(enumerate(pts.tolist())))}
+        self.position, self.latest = 0, None  # the next packet; the time of the last frame out
         for start, goals in self._groups(wanted, whole):
-            if left.isdisjoint(goals):
+            if self.left.isdisjoint(goals):
                 continue  # came out behind an earlier group
-            if start > position:
+            if start > self.position:
                 self.codec.flush_buffers()
-                position, latest = start, None
+                self.position, self.latest = start, None
             # Frames come out in order of time: once one at or after the last packet that the goals
             # may depend on is out, no goal is still to come, and its marks of corruption are known.
-            last = max(start, max(index_of[goal] for goal in goals))
+            last = max(start, max(self.index_of[goal] for goal in goals))
             barrier = int(pts[start : last + 1].max())
-            while position <= len(pts) and (latest is None or latest < barrier):
-                if position < len(pts):
-                    if skip:
-                        now = 'DEFAULT' if int(pts[position]) in left else 'NONREF'
-                        self._skip(now)
-                    if self.packets.corrupt[position]:
-                        bad.append(position)
-                    frames, failed = self._push(get(position))
-                else:
-                    frames, failed = self._push(None)
-                if failed and position < len(pts):
-                    bad.append(position)
-                position += 1
-                for frame in frames:
-                    if frame.pts is None or (latest is not None and frame.pts <= latest):
-                        raise _OutOfOrder
-                    latest = frame.pts
-                    if frame.is_corrupt and latest in index_of:
-                        bad.append(index_of[latest])
-                    if latest in left:
-                        left.remove(latest)
-                        self.images[latest] = self.take(frame)
-        self._condemn(bad)
+            while self.position <= len(pts) and (self.latest is None or self.latest < barrier):
+                self._step(skip)
+        self._condemn(self.bad)
+
+    def _step(self, skip: bool) -> None:
+        """Feeds one packet, or the end of the file, and keeps the wanted frames that come out."""
+        position, packets = self.position, self.packets
+        inside = position < len(packets.pts)
+        if inside and skip:
+            self._skip('DEFAULT' if int(packets.pts[position]) in self.left else 'NONREF')
+        frames, failed = self._push(self.get(position) if inside else None)
+        if inside and (failed or packets.corrupt[position]):
+            self.bad.append(position)
+        self.position += 1
+        for frame in frames:
+            time = frame.pts
+            if time is None or (self.latest is not None and time <= self.latest):
+                raise _OutOfOrder
+            self.latest = time
+            if frame.is_corrupt and time in self.index_of:
+                self.bad.append(self.index_of[time])
+            if time in self.left:
+                self.left.remove(time)
+                self.images[time] = self.take(frame)
 
     def _in_sequence(self, wanted: list[int]) -> None:
         """Counts frames: the n-th to come out is shown at the n-th time of the axis."""
@@ -143,9 +146,8 @@ class Decoder:
         return self.feed()
 
     def _skip(self, what: str) -> None:
-        if what != self.__dict__.get('skipping', 'DEFAULT'):
-            self.codec.skip_frame = what
-            self.skipping = what
+        if what != self.skipping:
+            self.codec.skip_frame = self.skipping = what
 
     def _push(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
         """Frames that come out, and whether the decoder complained."""

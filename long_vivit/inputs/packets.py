@@ -139,57 +139,60 @@ class Packets:
 
 def demux(opened: OpenFile, *, hold: bool) -> Packets:
     """Reads every packet once. Raises VideoError: no-times, no-frames, too-slow."""
-    stream = opened.stream
+    stream, errors, rows, held = opened.stream, [], [], []
+    num_bytes, num_timeless, borrowed, other_end_s = 0, 0, False, 0.0
     # Without a duration of the stream's own, only the other streams tell where the file should end.
-    only = stream if stream.duration else None
-    rows, held, num_bytes, timeless, borrowed, end_s, error = [], [], 0, 0, False, 0.0, ''
-    packets = opened.container.demux(only) if only else opened.container.demux()
+    for packet in _read(opened, [stream] if stream.duration else [], errors):
+        pts = packet.dts if packet.pts is None else packet.pts
+        if packet.stream_index != stream.index:
+            if pts is not None:
+                end = (pts + (packet.duration or 0)) * packet.time_base
+                other_end_s = max(other_end_s, float(end))
+            continue
+        if pts is None:
+            num_timeless += 1
+            continue
+        borrowed |= packet.pts is None
+        shown = not packet.is_discard and not _is_hidden(stream, packet)
+        rows.append((pts, packet.duration or 0, packet.is_keyframe, shown, packet.is_corrupt))
+        num_bytes += packet.size
+        if held is not None:
+            held.append(packet)
+        if not hold or num_bytes > MAX_HELD_BYTES:
+            held = None
+    error = ' '.join(errors)
+    if not rows:
+        reason = 'no-times' if num_timeless else 'no-frames'
+        raise VideoError(reason, error or REASONS[reason], opened.name)
+    lies = stream.codec_context.has_b_frames and (borrowed or opened.container.format.name == 'avi')
+    return _table(opened, rows, held, other_end_s, error, bool(lies))
+
+
+def again(file, name: str, deadline: Deadline) -> Iterator[av.Packet]:
+    """The packets that `demux` listed, read once more from a newly opened file."""
+    with open_file(file, name, deadline) as opened:
+        for packet in _read(opened, [opened.stream], []):
+            if not (packet.pts is None and packet.dts is None):
+                yield packet
+
+
+def _read(opened: OpenFile, streams: list, errors: list[str]) -> Iterator[av.Packet]:
+    """Packets with data, of `streams` (empty: all), up to an error, whose words go to `errors`."""
+    packets = opened.container.demux(*streams)
     while True:
         opened.deadline.check()
         try:
             packet = next(packets, None)
         except av.FFmpegError as fault:
             opened.deadline.check()
-            error = _words(fault)
-            break
+            errors.append(_words(fault))
+            return
         except IndexError:
-            break  # all is read: PyAV stumbles over streams that appeared on the way
+            return  # all is read: PyAV stumbles over streams that appeared on the way
         if packet is None:
-            break
-        if not packet.size:
-            continue
-        pts = packet.dts if packet.pts is None else packet.pts
-        if packet.stream_index != stream.index:
-            if pts is not None:
-                end_s = max(end_s, float((pts + (packet.duration or 0)) * packet.time_base))
-            continue
-        if pts is None:
-            timeless += 1
-            continue
-        borrowed |= packet.pts is None
-        shown = not packet.is_discard and not _is_hidden(stream, packet)
-        rows.append((pts, packet.duration or 0, packet.is_keyframe, shown, packet.is_corrupt))
-        num_bytes += packet.size
-        if hold and num_bytes <= MAX_HELD_BYTES:
-            held.append(packet)
-    if not rows:
-        reason = 'no-times' if timeless else 'no-frames'
-        raise VideoError(reason, error or f'{REASONS[reason]} ({timeless} packets)', opened.name)
-    whole = hold and num_bytes <= MAX_HELD_BYTES
-    lies = stream.codec_context.has_b_frames and (borrowed or opened.container.format.name == 'avi')
-    return _table(opened, rows, held if whole else None, end_s, error, bool(lies))
-
-
-def again(file, name: str, deadline: Deadline) -> Iterator[av.Packet]:
-    """The packets that `demux` listed, read once more from a newly opened file."""
-    with open_file(file, name, deadline) as opened:
-        try:
-            for packet in opened.container.demux(opened.stream):
-                deadline.check()
-                if packet.size and not (packet.pts is None and packet.dts is None):
-                    yield packet
-        except (av.FFmpegError, IndexError):
-            return  # where demux stopped too
+            return
+        if packet.size:
+            yield packet
 
 
 def _table(opened: OpenFile, rows: list[tuple], held, other_end_s: float, error: str, lies: bool):

@@ -5,7 +5,8 @@ frame shown. The times come from the packets, never from the header's frame coun
 lists the packets, and only the groups of pictures that hold a wanted frame are decoded.
 
 What is not as it should be is said: a broken file raises `VideoError` with a named reason, a frame
-that had to be replaced is counted.
+that had to be replaced is counted. Two things no reader can tell: bytes so changed that the decoder
+raises no complaint, and the lost end of a file whose format states no length (TS, GIF).
 """
 
 import dataclasses
@@ -124,6 +125,9 @@ def read_frames(
     Raises VideoError with one of `REASONS`, and ValueError where `choose` returns no times, or
     times outside the range.
     """
+    if pixels < 1 or not 0 <= max_missing <= 1:
+        wanted = 'pixels must be 1 or more and max_missing a share from 0 to 1'
+        raise ValueError(f'{wanted}, got pixels {pixels}, max_missing {max_missing}')
     name = _name(file, name)
     deadline = Deadline(time_limit_s, name)
     with open_file(file, name, deadline) as opened:
