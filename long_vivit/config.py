@@ -157,8 +157,8 @@ def main(run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] 
     if any(re.fullmatch('--?h(elp)?', word) for word in argv):
         print(command, flags.FLAGS.main_module_help(), OVERRIDES.format(default), sep='\n')
         sys.exit(0)
-    if not any(re.match('--?config(=|$)', word) for word in argv):
-        argv.insert(1, f'--config={default}')
+    path, others = split_config(argv[1:])
+    argv = [argv[0], f'--config={default if path is None else path}', *others]
     holder = []
 
     def parse(words: list[str]) -> list[str]:
@@ -218,8 +218,8 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def refuse_unknown_fields(argv: Sequence[str]) -> None:
-    """Raises ValueError for a missing config file and for all misspelt fields at once."""
-    path, _, word = config_value(argv).partition(':')
+    """Raises ValueError for a missing config file (argv[1]) and all misspelt fields at once."""
+    path, _, word = argv[1].removeprefix('--config=').partition(':')
     known = dict(flat(load_file(path, word)))
     sections = {p.rsplit('.', i)[0] for p in known for i in range(1, p.count('.') + 1)}
     faults = []
@@ -234,12 +234,17 @@ def refuse_unknown_fields(argv: Sequence[str]) -> None:
         raise ValueError('\n  '.join(faults))
 
 
-def config_value(argv: Sequence[str]) -> str:
-    """What --config is set to; '' where nothing follows it."""
-    for word, following in zip(argv, [*argv[1:], ''], strict=True):
-        if match := re.match(r'--?config(=|$)(.*)', word):
-            return match[2] if match[1] else following
-    return ''
+def split_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """(what --config is set to or None, the other words): it may stand behind what changes it."""
+    path, others, words = None, [], iter(words)
+    for word in words:
+        if re.fullmatch('--?config', word):
+            path = next(words, '')
+        elif match := re.match('--?config=(.*)', word):
+            path = match[1]
+        else:
+            others.append(word)
+    return path, others
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -259,8 +259,8 @@ def command(*words):
 
 def test_command_line_overrides():
     code, out, err = command(
-        '--config=configs/short.py:base', '--config.data.train=videos:a/b.jsonl#x',
-        '--config.stages.short.lr=1', '--config.log.tensorboard', '--config.run=short',
+        '--config.data.train=videos:a/b.jsonl#x', '--config', 'configs/short.py:base',
+        '--config.stages.short.lr', '1', '--config.log.tensorboard', '--config.run=short',
     )  # fmt: skip
     assert (code, err) == (0, '')
     assert out == "('short',) videos:a/b.jsonl#x 1.0 True runs/short_base"
