@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from long_vivit import rules
@@ -171,6 +171,7 @@ def main(run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] 
             raise ValueError(f'no flag --{error.flagname}; {hint} (as --config.PATH)') from None
 
     def call(words: list[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)  # the libraries' notes on each file they write
         if len(words) > 1:
             raise ValueError(f'{words[1]!r}: not understood; set fields by --config.PATH=VALUE')
         return run(resolve(holder[0].value))

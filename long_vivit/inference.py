@@ -115,6 +115,6 @@ def load(workdir, stage=''):
     fresh = jax.eval_shape(
         lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
     )
-    model = unflatten(fresh, taught(folder, chosen.name, run))
+    model = unflatten(fresh, taught(folder.checkpoints(chosen.name)))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)

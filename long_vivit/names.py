@@ -1,8 +1,8 @@
-"""Every leaf of a pytree has one name; checkpoints, sharding and the optimiser all speak of it by that name.
+"""Every leaf of a pytree has one name: checkpoints, sharding and the optimiser all go by it.
 
-A name is the path of the leaf with '/' between its parts, without the '/value' that an nnx Variable
-adds: 'video/blocks/attention/query/kernel'. The names are the file format: they do not depend on the
-version of Flax, and a test holds them fixed.
+A name is the path of the leaf with '/' between its parts, without the '/value' that an nnx
+Variable adds: 'video/trunk/blocks/up/kernel'. The names are the file format: they do not depend on
+the version of Flax, and a test holds them fixed.
 """
 
 from __future__ import annotations

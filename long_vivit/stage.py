@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from long_vivit import recipe, retrieval, sharding
-from long_vivit.checkpoints import Checkpoints
+from long_vivit.checkpoints import Checkpoints, read_flat
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import below, flatten, unflatten
@@ -84,6 +84,7 @@ def teach(stage, tools, sources, params):
             state = unflatten(like, saved.restore(at, wanted))
             tools.say(f'{stage.name}: goes on from step {at}')
         loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
+        loop.cost_before = {} if at is None else saved.info(at)
         state = loop.go(state, at or 0)
     model = state.model if state.ema is None else state.ema
     return model, loop.cost()
@@ -221,7 +222,7 @@ class Loop:
             if run.eval.every and step % run.eval.every == 0 and not last:
                 metric = self.score(step, state)
             with writable(self.tools.workdir.path):
-                self.saved.save(step, flatten(state), self.cost(), metric, block=last or stop.signal)
+                self.saved.save(step, flatten(state), self.cost(), metric, block=last or bool(stop.signal))
         if stop.signal and not last:
             raise Stopped(stop.signal, stage.name, step)
 
@@ -242,11 +243,17 @@ class Loop:
 
     def cost(self):
         """What the stage cost so far, in the fields of results.json."""
-        memory = peak_memory()
+        memory, before, now = peak_memory(), self.cost_before, self.meter.totals()
+        seconds = now['seconds'] + before.get('seconds', 0.0)
+        for rate in ('clips_per_s', 'tokens_per_s', 'data_wait_share'):
+            if before:
+                earlier = before[rate] * before['seconds']
+                now[rate] = (now[rate] * now['seconds'] + earlier) / seconds
         return {
             'steps': self.stage.steps,
-            **self.meter.totals(),
-            'peak_memory_bytes': memory.num_bytes,
+            **now,
+            'seconds': seconds,
+            'peak_memory_bytes': max(memory.num_bytes, before.get('peak_memory_bytes', 0)),
             'peak_memory_of': memory.of,
             'num_broken': len(self.tools.broken),
             'num_bad_steps': len(self.tools.bad_steps),
@@ -262,8 +269,10 @@ def score_stage(model, stage, tools, source, frame_orders):
     )  # fmt: skip
 
 
-def taught(workdir, stage, run):
-    """The parameters of a finished stage as a flat dict: the running mean where there is one."""
-    with Checkpoints(workdir.checkpoints(stage), keep=run.checkpoint.keep) as saved:
-        flat = saved.read(saved.latest())
+def taught(folder):
+    """The model's parameters in a checkpoint, or in the last of a folder of them, as a flat dict.
+
+    They are the running mean where there is one.
+    """
+    flat = read_flat(folder)
     return below(flat, 'ema') or below(flat, 'model')

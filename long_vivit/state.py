@@ -12,7 +12,7 @@ __all__ = ['State', 'below', 'flatten', 'names', 'unflatten']
 
 
 class State(NamedTuple):
-    """The train state. The data order and the masks are functions of the step, so nothing else is kept.
+    """The train state; the data order and the masks are functions of the step, so this is all.
 
     Its leaves are named 'step', 'model/video/...', 'opt/...' and 'ema/video/...' (see `names`).
     """

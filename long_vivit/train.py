@@ -17,11 +17,10 @@ from pathlib import Path
 import jax
 
 from long_vivit import config, recipe, sharding
-from long_vivit.checkpoints import read_flat
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.ledger import BadSteps, Ledger
-from long_vivit.names import below, flatten
+from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.stage import Stopped, Tools, score_stage, taught, teach
 from long_vivit.tables import print_results
@@ -79,7 +78,7 @@ def start_params(stage, tools):
     names = [other.name for other in tools.run.stages]
     before = names.index(stage.name) - 1
     if before >= 0:
-        source, flat = names[before], taught(tools.workdir, names[before], tools.run)
+        source, flat = names[before], taught(tools.workdir.checkpoints(names[before]))
     elif tools.run.init:
         source, flat = tools.run.init, init_params(tools.run.init)
     else:
@@ -103,9 +102,8 @@ def init_params(path):
         done = [stage.name for stage in run.stages if workdir.finished(stage.name)]
         if not done:
             raise ValueError(f'init: {path} has no finished stage to start from')
-        return taught(workdir, done[-1], run)
-    flat = read_flat(folder)
-    return below(flat, 'ema') or below(flat, 'model')
+        return taught(workdir.checkpoints(done[-1]))
+    return taught(folder)
 
 
 def open_sources(run, stage):

@@ -86,7 +86,7 @@ def test_below_cuts_the_prefix():
 
 
 def test_state_passes_through_jit_and_grad():
-    """Tree style: the module is a pytree, so the plain transforms of JAX apply to the whole state."""
+    """Tree style: a module is a pytree, so the plain transforms of JAX apply to the state."""
 
     @jax.jit
     def step(state):

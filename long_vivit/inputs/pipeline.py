@@ -121,7 +121,7 @@ def load_video(example, view, rng):
         ).frames  # fmt: skip
     except video.VideoError as error:
         nothing = np.zeros((len(where), view.tubelet * view.patch**2 * 3), np.uint8)
-        return nothing, where, error
+        return nothing, where, error.with_traceback(None)  # which would hold the whole file
     if len(needed) < view.frames:
         frames = np.zeros((view.frames, *shown.shape[1:]), np.uint8)
         frames[needed] = shown
