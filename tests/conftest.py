@@ -22,3 +22,13 @@ def clips() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip('needs the real clips in ../shared/data/clips')
     return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_stories(tmp_path_factory) -> pathlib.Path:
+    """A data folder with a small Shape Stories: image, short and long, 64 train and 32 test."""
+    from data.shape_stories import build
+
+    folder = tmp_path_factory.mktemp('tiny_stories')
+    build.build_tiny(folder)
+    return folder
