@@ -1,8 +1,8 @@
 """Long ViViT: contrastive encoders of long videos, trained in stages.
 
-    model = long_vivit.load('runs/long')
-    z_video = model.encode_video(frames)
-    z_text = model.encode_text(['a red circle slides left'])
+model = long_vivit.load('runs/long')
+z_video = model.encode_video(frames)
+z_text = model.encode_text(['a red circle slides left'])
 """
 
 

@@ -11,7 +11,7 @@ from long_vivit.inputs import patches, pixels, samplers, video
 from long_vivit.inputs.pipeline import View
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.models.dual import DualEncoder
-from long_vivit.names import flatten, unflatten
+from long_vivit.names import unflatten
 from long_vivit.stage import taught
 from long_vivit.workdir import Workdir
 

@@ -13,7 +13,7 @@ from long_vivit.writers import JsonlWriter, read_jsonl
 
 
 class Ledger:
-    """Broken examples, a JSON line {stage, step, id, reason, detail} for each (id, reason).
+    """Broken examples, a JSON line {stage, step, id, reason, detail}: once a stage for each reason.
 
     An example that is met again adds nothing, neither in a later epoch nor after a resume, so the
     counts are of examples. Safe to use from several threads; the file is made by the first entry.
@@ -23,14 +23,14 @@ class Ledger:
         self.path = path
         self._lock = threading.Lock()
         self._writer = None
-        self._seen = set()
+        self._seen, self._pairs = set(), set()
         self._counts = collections.Counter()
         self._first = {}
         for row in read_jsonl(path):
-            self._note(str(row['id']), str(row['reason']))
+            self._note(str(row['stage']), str(row['id']), str(row['reason']))
 
     def add(self, stage: str, step: int, id: str, reason: str, detail: str = '') -> bool:
-        """Records that example `id` was left out; returns whether that is news.
+        """Records that example `id` was left out; returns whether that is news in this stage.
 
         Args:
           stage: name of the stage.
@@ -40,12 +40,12 @@ class Ledger:
           detail: one line for people.
         """
         with self._lock:
-            if (str(id), str(reason)) in self._seen:
+            if (str(stage), str(id), str(reason)) in self._seen:
                 return False
             if self._writer is None:
                 self._writer = JsonlWriter(self.path)
             self._writer.write(stage, step, {'id': id, 'reason': reason, 'detail': detail})
-            self._note(str(id), str(reason))
+            self._note(str(stage), str(id), str(reason))
             return True
 
     def counts(self) -> dict[str, int]:
@@ -54,9 +54,14 @@ class Ledger:
             return dict(self._counts.most_common())
 
     def __len__(self) -> int:
-        """The number of entries: of different pairs (id, reason)."""
+        """The number of different pairs (id, reason) in all stages."""
         with self._lock:
-            return len(self._seen)
+            return len(self._pairs)
+
+    def count(self, stage: str) -> int:
+        """Returns the number of different pairs (id, reason) that were met in a stage."""
+        with self._lock:
+            return sum(seen[0] == stage for seen in self._seen)
 
     def summary(self) -> str:
         """Returns what the end of a run says of it; one line if nothing was broken."""
@@ -83,11 +88,12 @@ class Ledger:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _note(self, id: str, reason: str) -> None:
-        if (id, reason) not in self._seen:
-            self._seen.add((id, reason))
+    def _note(self, stage: str, id: str, reason: str) -> None:
+        if (id, reason) not in self._pairs:
+            self._pairs.add((id, reason))
             self._counts[reason] += 1
             self._first.setdefault(reason, id)
+        self._seen.add((stage, id, reason))
 
 
 class BadSteps:
@@ -118,6 +124,11 @@ class BadSteps:
     def __len__(self) -> int:
         with self._lock:
             return len(self._seen)
+
+    def count(self, stage: str) -> int:
+        """Returns the number of such steps in a stage."""
+        with self._lock:
+            return sum(seen[0] == stage for seen in self._seen)
 
     def summary(self) -> str:
         """Returns one line for the end of a run."""

@@ -55,7 +55,8 @@ def nce(z_video, z_text, log_scale, ok, text_key, *, max_scale=100.0, label_smoo
     scale = logit_scale(log_scale, max_scale)
     counts = candidates(ok, text_key)
     losses = [
-        _one_way(logits, counts, ok, label_smoothing) for logits in (scale * cosine, scale * cosine.T)
+        _one_way(logits, counts, ok, label_smoothing)
+        for logits in (scale * cosine, scale * cosine.T)
     ]
     return sum(losses) / 2, _watch(cosine, counts, ok) | {'temperature': 1 / scale}
 

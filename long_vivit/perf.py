@@ -138,6 +138,11 @@ class StartUp:
         self._last = clock() if begun is None else begun
         self.seconds: dict[str, float] = {}
 
+    def begin(self) -> None:
+        """Starts anew for the next stage, unless some part is already marked for it."""
+        if not self.seconds:
+            self._last = self._clock()
+
     def mark(self, name: str) -> None:
         """Counts the time since the last mark as `name`: imports, data, compile, first step."""
         now = self._clock()
@@ -148,6 +153,12 @@ class StartUp:
         """Returns one line, such as 'ready after 12.3 s: imports 2.1 s, compile 10.2 s'."""
         parts = ', '.join(f'{name} {_seconds(value)}' for name, value in self.seconds.items())
         return f'ready after {_seconds(sum(self.seconds.values()))}: {parts}'
+
+    def end(self) -> str:
+        """Returns the `summary` and forgets the parts."""
+        line = self.summary()
+        self.seconds = {}
+        return line
 
 
 def peak_memory() -> Memory:
@@ -176,12 +187,13 @@ def keep_freed_memory() -> bool:
     (35 against 4 ms for 32 MiB of GELU). Costs nothing but a resident set that does not shrink.
     Returns whether it could be done (glibc only).
     """
-    mmap_max, trim_threshold = -4, -1  # names of mallopt(3), as numbers
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of mallopt(3), as numbers
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
+    # One arena: a thread's own arena cannot hold large blocks and would map them, whatever is asked.
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(arena_max, 1))
 
 
 def _counts(stat: Mapping | None) -> bool:

@@ -99,7 +99,8 @@ def score(
     Args:
       view: a `View` for scoring. frame_orders: of `pipeline.FRAME_ORDERS`, each scored by itself.
       allow_broken: False raises where a video cannot be read; True scores the rest, says so in the
-        protocol and bounds recall on the whole.
+        protocol, and gives `bounds`: recall@1 with the queries of the broken videos counted in,
+        all as misses or all as hits.
 
     Returns:
       {'scores': {frame_order: {...}}, 'protocol': {...}}, the fields of `tables.py`.
@@ -115,7 +116,7 @@ def score(
     for frame_order in frame_orders:
         clips = Clips(source, replace(view, frame_order=frame_order), batch)
         z_video, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
-        if broken and not allow_broken:
+        if broken and (not allow_broken or len(broken) == len(source)):
             raise ValueError(broken_message(source, broken))
         whole = np.setdiff1d(np.arange(len(source)), list(broken))
         scores[frame_order] = _scores(z_video, z_text, owner, group, whole)
@@ -125,6 +126,7 @@ def score(
 def _scores(z_video, z_text, owner, group, whole):
     """Both directions with intervals, and order twins, over the videos `whole` (row numbers)."""
     total = len(z_video)
+    queries = {'text_to_video': len(z_text), 'video_to_text': total}
     place = np.full(total, -1)
     place[whole] = np.arange(len(whole))
     kept = place[owner] >= 0
@@ -134,8 +136,9 @@ def _scores(z_video, z_text, owner, group, whole):
         interval = recall_interval(result.hits, result.video)
         found[way] = result.to_dict() | {'interval': [interval.low, interval.high]}
         if len(whole) < total:
-            hits, missing = result.recall_at_1 * len(whole), total - len(whole)
-            found[way]['bounds'] = [hits / total, (hits + missing) / total]
+            asked, all_asked = result.num_queries, queries[way]
+            hits = result.recall_at_1 * asked
+            found[way]['bounds'] = [hits / all_asked, (hits + all_asked - asked) / all_asked]
     first_text = np.unique(owner, return_index=True)[1]
     sizes = np.unique(group, return_counts=True)[1]
     twins = twin_accuracy(z_video, z_text[first_text], group) if (sizes > 1).any() else None
@@ -170,6 +173,7 @@ def broken_message(source, broken, limit=20):
     more = [f'  ... and {len(broken) - limit} more'] if len(broken) > limit else []
     head = (
         f'{source.name}: {len(broken)} of {len(source)} videos cannot be read, so no true score '
-        'can be given. Mend or remove them, or set eval.allow_broken to score the rest'
+        'can be given. Mend or remove them, or score the rest with eval.allow_broken=True '
+        '(`--allow_broken` of long_vivit.evaluate)'
     )
     return '\n'.join([head, *lines, *more])

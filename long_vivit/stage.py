@@ -1,7 +1,6 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
-import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -13,7 +12,8 @@ from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import below, flatten, unflatten
 from long_vivit.perf import Meter, peak_memory
 from long_vivit.progress import Progress
-from long_vivit.stop import Stop
+from long_vivit.stop import Stop, words
+from long_vivit.window import Window
 from long_vivit.workdir import writable
 
 
@@ -22,9 +22,8 @@ class Stopped(Exception):
 
     def __init__(self, number, stage, step):
         self.signal, self.stage, self.step = number, stage, step
-        name = signal.Signals(number).name
         super().__init__(
-            f'{name}: saved {stage} at step {step}; the same command goes on from there'
+            f'{words(number)}: saved {stage} at step {step}; the same command goes on from there'
         )
 
 
@@ -45,22 +44,13 @@ class Tools:
     say: object = print
 
 
-@dataclass
-class Window:
-    """The steps since the last line of the curves, still on the device."""
-
-    watch: list = field(default_factory=list)
-    ids: list = field(default_factory=list)
-    cut: int = 0
-    clips: int = 0
-
-
-def teach(stage, tools, sources, params):
-    """Teach a stage from `params`, or go on from its newest checkpoint.
+def teach(stage, tools, sources, start):
+    """Teach a stage from its beginning, or go on from its newest checkpoint.
 
     Args:
       sources: {'train': Source, 'images': Source or None, 'eval': Source or None}.
-      params: flat dict of the model to start from, shaped for this stage; None starts from nothing.
+      start: () -> flat dict of the parameters to start from, shaped for this stage; None starts
+        from nothing. Not called when there is a checkpoint.
 
     Returns:
       the taught model (its running mean where there is one) and a dict of what it cost.
@@ -69,22 +59,25 @@ def teach(stage, tools, sources, params):
       Stopped: after a signal. ValueError: too many steps in a row without a finite loss.
     """
     run, mesh = tools.run, tools.mesh
+    tools.start_up.begin()
     init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
     like = jax.eval_shape(init)
     everywhere = sharding.everywhere(mesh)
     with Checkpoints(tools.workdir.checkpoints(stage.name), keep=run.checkpoint.keep) as saved:
         at = saved.latest()
+        loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
         if at is None:
-            state = jax.jit(init, out_shardings=everywhere)(params)
+            state = jax.jit(init, out_shardings=everywhere)(start())
         else:
             wanted = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
                 for name, leaf in flatten(like).items()
             }
             state = unflatten(like, saved.restore(at, wanted))
+            loop.remember(saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
-        loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
-        loop.cost_before = {} if at is None else saved.info(at)
+        jax.block_until_ready(state)
+        tools.start_up.mark('parameters')
         state = loop.go(state, at or 0)
     model = state.model if state.ema is None else state.ema
     return model, loop.cost()
@@ -97,9 +90,15 @@ class Loop:
         self.stage, self.tools, self.sources, self.saved = stage, tools, sources, saved
         self.step_function = step_function
         self.window, self.due = Window(), None
+        self.running = None  # (watch, clips, tokens) of the step that the device is at
         self.bad_in_a_row = 0
         self.cut_said = False
         self.cost_before = {}
+
+    def remember(self, info):
+        """Goes on with what `save` noted beside the state."""
+        self.cost_before, self.bad_in_a_row = info['cost'], info['bad_in_a_row']
+        self.window = Window.from_info(info['window'])
 
     def batches(self):
         """The stage's training batches, by step."""
@@ -124,18 +123,17 @@ class Loop:
         width = max(map(len, names))
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
         with Progress(stage.name, stage.steps, at, name_width=width) as self.bar, Stop() as stop:
-            previous = None
             for step, batch in enumerate(self.meter.batches(ahead), at + 1):
-                tools.start_up.mark('data') if previous is None else None
+                first = step == at + 1
+                if first:
+                    tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
                 state, watch = self.step_function(state, sharding.place(tools.mesh, arrays))
-                self.note(step, batch, watch)
                 # One step runs while the next batch is fetched; more would hide the true waits.
-                jax.block_until_ready(watch if previous is None else previous)
-                if previous is None:
-                    self.first_step_done()
-                previous = watch
-                self.report()
+                self.end_running()
+                self.note(step, batch, watch)
+                if first:
+                    self.end_running(first)
                 if step % every == 0 or step == stage.steps:
                     self.due, self.window = (step, self.window), Window()
                 self.bar.advance(step)
@@ -150,80 +148,84 @@ class Loop:
             run.eval.every and step % run.eval.every == 0
         )
 
-    def first_step_done(self):
-        """Start-up ends here: what follows is speed."""
-        self.tools.start_up.mark('compile and first step')
-        if self.tools.start_up.seconds:
-            self.bar.note(self.tools.start_up.summary())
-            self.tools.start_up.seconds.clear()
-        self.meter.skip_start()
-
     def note(self, step, batch, watch):
         """Remember a step until its line is written; broken videos go to their ledger at once."""
         for id, error in zip(batch['id'], batch['error'], strict=True):
             if error is not None:
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        self.window.watch.append(watch)
-        self.window.ids.append(batch['id'])
-        self.window.cut += int(batch['cut'].sum())
-        self.window.clips += len(batch['id'])
+        self.window.add(batch, watch)
         b, k = batch['where'].shape[:2]
-        self.meter.step(b * jax.process_count(), b * k * jax.process_count())
+        self.running = watch, b * jax.process_count(), b * k * jax.process_count()
+
+    def end_running(self, first=False):
+        """Wait for the step that the device is at, count it, write the line that it completes."""
+        if self.running is not None:
+            (watch, clips, tokens), self.running = self.running, None
+            jax.block_until_ready(watch)
+            self.meter.step(clips, tokens)
+        if first:  # start-up ends here: what follows is speed
+            self.tools.start_up.mark('compile and first step')
+            self.bar.note(self.tools.start_up.end())
+            self.meter.skip_start()
+        self.report()
 
     def report(self):
-        """Write the line of the last full window, now that its steps are done."""
+        """Write the line of the last full window, if its steps are done and it is not written."""
         if self.due is None:
             return
         (step, window), self.due = self.due, None
-        watch = jax.device_get(window.watch)
-        first = step - len(watch) + 1
-        self.count_bad(first, watch, window.ids)
-        good = [one for one in watch if not one['skipped']] or watch
-        means = {key: float(np.mean([one[key] for one in good])) for key in watch[0]}
-        means['skipped'] = int(sum(one['skipped'] for one in watch))
-        means['lr'] = float(watch[-1]['lr'])
-        line = means | self.meter.read() | {'cut_texts': window.cut / window.clips}
+        self.settle(step, window)
+        measured = {key: x for key, x in self.meter.read().items() if x == x}  # NaN: no full step
+        line = window.line() | measured
         for writer in self.tools.writers:
             writer.write(self.stage.name, step, line)
-        shown = {'recall_at_1': line.pop('recall')} | line
-        shown |= {'num_broken': len(self.tools.broken), 'num_bad_steps': len(self.tools.bad_steps)}
+        name, shown = self.stage.name, {'recall_at_1': line.pop('recall')} | line
+        shown['num_broken'] = self.tools.broken.count(name)
+        shown['num_bad_steps'] = self.tools.bad_steps.count(name)
         self.bar.log(step, shown)
         if window.cut and not self.cut_said:
             self.cut_said = True
             self.bar.note(
-                f'{self.stage.name}: {line["cut_texts"]:.0%} of the texts are longer than '
-                f'text_length={self.stage.text_length} tokens and are cut there'
+                f'{name}: {line["cut_texts"]:.0%} of the texts are longer than '
+                f'stages.{name}.text_length={self.stage.text_length} tokens and are cut there'
             )
 
-    def count_bad(self, first, watch, ids):
-        """List the skipped steps; give up after too many in a row."""
-        for step, (one, names) in enumerate(zip(watch, ids, strict=True), first):
+    def settle(self, step, window):
+        """Fetch the numbers of a window that ends at `step`; list the steps that were skipped.
+
+        Raises ValueError after too many of them in a row.
+        """
+        news = window.settle()
+        for place, (one, ids) in enumerate(news, step - len(news) + 1):
             self.bad_in_a_row = self.bad_in_a_row + 1 if one['skipped'] else 0
             if one['skipped']:
-                self.tools.bad_steps.add(
-                    self.stage.name, step, names, float(one['loss']), float(one['grad_norm'])
-                )
+                self.tools.bad_steps.add(self.stage.name, place, ids, one['loss'], one['grad_norm'])
             if self.bad_in_a_row >= self.tools.run.max_bad_steps:
                 raise ValueError(
-                    f'{self.stage.name}: {self.bad_in_a_row} steps in a row, up to step {step}, '
+                    f'{self.stage.name}: {self.bad_in_a_row} steps in a row, up to step {place}, '
                     'had no finite loss or gradient; the parameters are as they were before them. '
-                    f'Lower stages.{self.stage.name}.lr, or look at the examples listed in '
-                    f'{self.tools.bad_steps.path}'
+                    f'Lower stages.{self.stage.name}.lr (in a new workdir), or look at the '
+                    f'examples listed in {self.tools.bad_steps.path}'
                 )
 
     def rest(self, step, state, stop):
         """Between two steps: lines written, then scores, then the checkpoint that knows of both."""
         run, stage = self.tools.run, self.stage
-        jax.block_until_ready(state)
-        self.report()
+        self.end_running()
+        self.settle(step, self.window)
         last = step == stage.steps
         with self.meter.pause():
             metric = None
             if run.eval.every and step % run.eval.every == 0 and not last:
                 metric = self.score(step, state)
+            info = {
+                'cost': self.cost(),
+                'window': self.window.to_info(),
+                'bad_in_a_row': self.bad_in_a_row,
+            }
             with writable(self.tools.workdir.path):
-                self.saved.save(step, flatten(state), self.cost(), metric, block=last or bool(stop.signal))
-        if stop.signal and not last:
+                self.saved.save(step, flatten(state), info, metric, block=last or bool(stop.signal))
+        if stop.signal:
             raise Stopped(stop.signal, stage.name, step)
 
     def score(self, step, state):
@@ -255,8 +257,8 @@ class Loop:
             'seconds': seconds,
             'peak_memory_bytes': max(memory.num_bytes, before.get('peak_memory_bytes', 0)),
             'peak_memory_of': memory.of,
-            'num_broken': len(self.tools.broken),
-            'num_bad_steps': len(self.tools.bad_steps),
+            'num_broken': self.tools.broken.count(self.stage.name),
+            'num_bad_steps': self.tools.bad_steps.count(self.stage.name),
         }
 
 

@@ -6,7 +6,8 @@ results = {
             'scores': {                      'ordered' and, where asked for, 'shuffled' (the frames
                 'ordered': {                 in random order) and 'one_frame' (one frame repeated)
                     'text_to_video': {...},  Retrieval.to_dict(); optional 'interval': [low, high]
-                    'video_to_text': {...},  of recall_at_1, in [0, 1]
+                    'video_to_text': {...},  of recall_at_1, in [0, 1], and 'bounds': [low, high]
+                                             of it with all missing videos wrong or right
                     'twin_accuracy': 0.5,    in [0, 1]; None where the set has no order twins
                 },
             },
@@ -18,7 +19,8 @@ results = {
     },
 }
 
-A field that is missing or None shows as '-'. Other fields are left alone.
+A field that is missing or None shows as '-', or not at all in a sentence. Other fields are left
+alone.
 """
 
 import io
@@ -43,7 +45,8 @@ def results_table(results: Mapping[str, Any]) -> Group:
     parts = []
     if any(stage.get('scores') for stage in stages.values()):
         parts += [*_scores(stages), Text(), *_protocols(stages), Text()]
-    return Group(*parts, *_costs(stages))
+    taught = {name: stage for name, stage in stages.items() if 'steps' in stage}
+    return Group(*parts, *(_costs(taught) if taught else ()))
 
 
 def results_text(results: Mapping[str, Any], width: int = _WIDTH) -> str:
@@ -143,9 +146,12 @@ def _protocols(stages: Mapping[str, Any]) -> list[Text]:
                 if one.get('interval'):
                     low, high = map(_percent, one['interval'])
                     fact += f' (R@1 95% interval {low} to {high})'
+                if one.get('bounds'):
+                    low, high = map(_percent, one['bounds'])
+                    fact += f' (R@1 with the missing ones all wrong {low}, all right {high})'
                 facts.append(fact)
         protocol = (stage.get('protocol') or {}).items()
-        facts += [f'{key.replace("_", " ")} {_value(value)}' for key, value in protocol]
+        facts += [f'{k.replace("_", " ")} {_value(v)}' for k, v in protocol if v is not None]
         found.append(Text.assemble((f'{name}: ', 'bold'), '; '.join(facts)))
         for shown, score in stage['scores'].items():
             if any((score.get(way) or {}).get('collapsed') for way in _WAYS):

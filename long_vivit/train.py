@@ -23,6 +23,7 @@ from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.stage import Stopped, Tools, score_stage, taught, teach
+from long_vivit.stop import AtOnce, Signalled, words
 from long_vivit.tables import print_results
 from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
@@ -34,35 +35,46 @@ def train(run):
     keep_freed_memory()
     workdir = Workdir(run.workdir)
     tokenizer = Tokenizer.load(tokenizer_file(run))
+    check_devices(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     workdir.open(run, tokenizer.to_json())
     say(f'{workdir.path}: {", ".join(stage.name for stage in run.stages)} on {hardware()}')
-    with contextlib.ExitStack() as stack:
-        tools = make_tools(run, workdir, tokenizer, stack)
-        try:
-            with writable(workdir.path):
-                for stage in run.stages:
-                    if workdir.finished(stage.name):
-                        say(f'{stage.name}: finished before')
-                        continue
-                    teach_and_score(stage, tools, sources[stage.name])
-        except Stopped as stopped:
-            say(stopped)
-            return 128 + stopped.signal
-        for ledger in (tools.broken, tools.bad_steps):
-            if len(ledger):
-                say(ledger.summary())
+    try:
+        with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
+            teach_all(make_tools(run, workdir, tokenizer, stack), sources)
+    except Stopped as stopped:
+        say(stopped)
+        return 128 + stopped.signal
+    except Signalled as signalled:
+        say(
+            f'{words(signalled.number)}: stopped at once; the same command goes on from what is '
+            f'saved in {workdir.path}'
+        )
+        return 128 + signalled.number
     results = {'stages': {stage.name: workdir.finished(stage.name) for stage in run.stages}}
-    write_json_atomic(workdir.results, results)
+    with writable(workdir.path):
+        write_json_atomic(workdir.results, results)
     print()
     print_results(results)
+    say(f"\nThe same in {workdir.results}; the model: long_vivit.load('{workdir.path}')")
     return 0
+
+
+def teach_all(tools, sources):
+    """The stages that are not finished, one after the other."""
+    for stage in tools.run.stages:
+        if tools.workdir.finished(stage.name):
+            say(f'{stage.name}: finished before')
+        else:
+            teach_and_score(stage, tools, sources[stage.name])
+    for ledger in (tools.broken, tools.bad_steps):
+        if len(ledger):
+            say(ledger.summary())
 
 
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
-    params = start_params(stage, tools)
-    model, cost = teach(stage, tools, sources, params)
+    model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:
         say(f'{stage.name}: scoring on {sources["eval"].name}')
@@ -106,6 +118,19 @@ def init_params(path):
     return taught(folder)
 
 
+def check_devices(run):
+    """Raises ValueError where a batch does not split over the devices."""
+    count = jax.device_count()
+    faults = [
+        f'stages.{stage.name}.batch: {stage.batch} does not split over {count} devices; '
+        f'it must be a multiple of {count}'
+        for stage in run.stages
+        if stage.batch % count
+    ]
+    if faults:
+        raise ValueError('\n  '.join(['the configuration does not fit the hardware:', *faults]))
+
+
 def open_sources(run, stage):
     """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
     directory = run.data.dir
@@ -113,7 +138,9 @@ def open_sources(run, stage):
     return {
         'train': open_source(stage.train, data_dir=directory, text=stage.text),
         'images': open_source(mixed, data_dir=directory) if mixed else None,
-        'eval': open_source(stage.eval, data_dir=directory, text=stage.text) if stage.eval else None,
+        'eval': open_source(stage.eval, data_dir=directory, text=stage.text)
+        if stage.eval
+        else None,
     }
 
 
@@ -132,13 +159,12 @@ def tokenizer_file(run):
 
 def make_tools(run, workdir, tokenizer, stack):
     """What the stages share; the files among it are closed with `stack`."""
-    with writable(workdir.path):
-        curves = stack.enter_context(JsonlWriter(workdir.metrics))
-        writers = [curves]
-        if run.log.tensorboard:
-            writers.append(stack.enter_context(TensorBoardWriter(workdir.tensorboard)))
-        broken = stack.enter_context(Ledger(workdir.broken))
-        bad_steps = stack.enter_context(BadSteps(workdir.bad_steps))
+    curves = stack.enter_context(JsonlWriter(workdir.metrics))
+    writers = [curves]
+    if run.log.tensorboard:
+        writers.append(stack.enter_context(TensorBoardWriter(workdir.tensorboard)))
+    broken = stack.enter_context(Ledger(workdir.broken))
+    bad_steps = stack.enter_context(BadSteps(workdir.bad_steps))
     start_up = StartUp(BEGUN)
     start_up.mark('imports')
     return Tools(
@@ -151,7 +177,9 @@ def make_tools(run, workdir, tokenizer, stack):
 def hardware():
     """The devices in words."""
     devices = jax.devices()
-    return f'{len(devices)} x {devices[0].device_kind} ({devices[0].platform})'
+    kind, platform = devices[0].device_kind, devices[0].platform
+    kind = platform.upper() if kind == platform else f'{kind} ({platform})'
+    return kind if len(devices) == 1 else f'{len(devices)} x {kind}'
 
 
 def say(text):

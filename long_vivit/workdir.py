@@ -1,24 +1,28 @@
 """The folder of a run: what lies where, and whether a configuration may go on in it.
 
-    config.json        the resolved configuration      tokenizer.json    what reads the texts
-    metrics.jsonl      the curves of all stages         results.json      the final table
-    broken.jsonl       videos that could not be read    bad_steps.jsonl   steps that were skipped
-    stages/NAME/checkpoints/   state by step            stages/NAME/finished.json   the scores
+config.json        the resolved configuration      tokenizer.json    what reads the texts
+metrics.jsonl      the curves of all stages         results.json      the final table
+broken.jsonl       videos that could not be read    bad_steps.jsonl   steps that were skipped
+stages/NAME/checkpoints/   state by step            stages/NAME/finished.json   the scores
 """
 
 import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from long_vivit import config
-from long_vivit.writers import write_json_atomic
+from long_vivit.writers import write_json_atomic, write_text_atomic
 
-# Fields that may differ when a run goes on: they change what is shown and how fast, not what is
-# taught.
-FREE = ('workdir', 'data.dir', 'data.threads', 'data.time_limit_s', 'log.', 'checkpoint.', 'eval.')
+# Fields that may differ when a run goes on: they change what is shown, saved and scored and how
+# fast, not what is taught.
+FREE = re.compile(
+    r'(workdir|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
+    r'|stages\.\w+\.(eval|eval_batch|eval_sampler))'
+)
 
 
 class Workdir:
@@ -69,14 +73,14 @@ class Workdir:
         if self.config.exists():
             self._check_same(run, tokenizer_json)
         with writable(self.path):
-            self.tokenizer.write_text(tokenizer_json)
-            self.config.write_text(config.to_json(run))
+            write_text_atomic(self.tokenizer, tokenizer_json)
+            write_text_atomic(self.config, config.to_json(run))
 
     def _check_same(self, run, tokenizer_json):
         changed = [
             line
             for line in config.difference(run, self.read_config())
-            if not line.startswith(FREE)
+            if not FREE.fullmatch(line.partition(':')[0])
         ]
         if self.tokenizer.exists() and self.tokenizer.read_text() != tokenizer_json:
             changed.append('data.tokenizer: another vocabulary than the one in the folder')
@@ -92,23 +96,41 @@ class Workdir:
             )
 
 
+REASONS = {
+    errno.ENOSPC: 'the disk is full; free some space and start the same command again',
+    errno.EDQUOT: 'the disk quota is used up; free some space and start again',
+    errno.EFBIG: 'a file grew beyond the limit for files; raise it (ulimit -f) and start again',
+    errno.EIO: 'the disk reports a fault; look at it, or choose another workdir',
+    errno.EACCES: 'no permission to write; choose another workdir',
+    errno.EPERM: 'no permission to write; choose another workdir',
+    errno.EROFS: 'the file system is read-only; choose another workdir',
+    errno.ENOENT: 'no folder can be made there; choose another workdir',
+    errno.ENOTDIR: 'a part of the path is a file; choose another workdir',
+    errno.EEXIST: 'a file of this name is in the way; choose another workdir',
+    errno.ENAMETOOLONG: 'the path is too long; choose another workdir',
+}
+
+
 @contextlib.contextmanager
 def writable(path):
     """Turns the system's errors of writing below `path` into ones that say what to do."""
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: 'the disk is full; free some space and start the same command again',
-            errno.EDQUOT: 'the disk quota is used up; free some space and start again',
-            errno.EACCES: 'no permission to write; choose another workdir',
-            errno.EPERM: 'no permission to write; choose another workdir',
-            errno.EROFS: 'the file system is read-only; choose another workdir',
-            errno.ENOTDIR: 'a part of the path is a file; choose another workdir',
-            errno.EEXIST: 'a file of this name is in the way; choose another workdir',
-        }
-        reason = reasons.get(error.errno)
-        if reason is None:
-            raise
-        place = error.filename if isinstance(error.filename, str | os.PathLike) else path
-        raise ValueError(f'workdir: cannot write {place}: {reason}') from error
+        place = error.filename
+        if not isinstance(place, str | os.PathLike):
+            place = None
+        if error.errno not in REASONS or not (place is None or _below(place, path)):
+            raise  # not of the work directory: its traceback says more
+        detail = (
+            '' if error.strerror in (None, os.strerror(error.errno)) else f' ({error.strerror})'
+        )
+        raise ValueError(
+            f'workdir: cannot write {place or path}: {REASONS[error.errno]}{detail}'
+        ) from error
+
+
+def _below(place, path):
+    """Whether `place` is `path`, a folder around it or something in it."""
+    place, path = Path(place).absolute(), Path(path).absolute()
+    return path == place or path in place.parents or place in path.parents

@@ -40,9 +40,13 @@ def plain(value: Any) -> Any:
 
 def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` to `path`, whole or not at all: a reader never sees half of it."""
+    write_text_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + '\n')
+
+
+def write_text_atomic(path: str | os.PathLike, text: str) -> None:
+    """Writes `text` to `path`, whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(value), indent=2, allow_nan=False) + '\n'
     partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         with open(partial, 'w', encoding='utf-8') as file:
@@ -89,7 +93,9 @@ class JsonlWriter:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Appends one object as it is."""
-        self._file.write(json.dumps(plain(row), allow_nan=False).encode() + b'\n')
+        line = json.dumps(plain(row), allow_nan=False).encode() + b'\n'
+        while line:  # a full disk takes a part of it first and raises at the rest
+            line = line[self._file.write(line) :]
 
     def truncate(self, stage: str, step: int, order: Sequence[str]) -> int:
         """Removes what was written after `step` of `stage`, before a run goes on from there.

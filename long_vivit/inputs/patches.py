@@ -55,7 +55,7 @@ def choose(kind, grid, rate, rng):
 
 
 def frames_needed(where, tubelet):
-    """Indices of the frames that the chosen patches show, int64, rising: the others need no decoding."""
+    """Indices of the frames that the chosen patches show, int64, rising; no other is decoded."""
     slices = np.unique(where[:, 0])
     return (slices[:, None] * tubelet + np.arange(tubelet)).ravel()
 
@@ -70,8 +70,6 @@ def patchify(frames, where, tubelet, patch):
     Returns:
       uint8 [k, r*p*q*c], frame slowest, channel fastest.
     """
-    grid = rearrange(
-        frames, '(t r) (h p) (w q) c -> t h w r p q c', r=tubelet, p=patch, q=patch
-    )
+    grid = rearrange(frames, '(t r) (h p) (w q) c -> t h w r p q c', r=tubelet, p=patch, q=patch)
     t, h, w = where.T
     return rearrange(grid[t, h, w], 'k r p q c -> k (r p q c)')

@@ -48,7 +48,7 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, x [b, n, d] -> [b, n, d]. The kernels show heads and head width."""
+    """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width."""
 
     def __init__(self, width, heads, *, implementation, causal, dtype, rngs):
         f = width // heads
@@ -63,9 +63,7 @@ class Attention(nnx.Module):
         x = x.astype(self.dtype)
         qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
         qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
-        y = attend(
-            *qkv, implementation=self.implementation, lengths=lengths, causal=self.causal
-        )
+        y = attend(*qkv, implementation=self.implementation, lengths=lengths, causal=self.causal)
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)
 
