@@ -13,7 +13,7 @@ from einops import rearrange
 
 IMPLEMENTATIONS = ('blockwise', 'dense')
 QUERY_BLOCK = 128  # rows of weights held at once; 64 to 256 measured alike on CPU
-MASKED = -1e30  # finite, so that a row without any real key gives numbers, not NaN
+MASKED = -1e30  # finite: an infinity less itself would be NaN
 
 
 def attend(query, key, value, *, implementation='blockwise', lengths=None, causal=False):
@@ -26,7 +26,7 @@ def attend(query, key, value, *, implementation='blockwise', lengths=None, causa
       causal: True lets token i see tokens 0..i only.
 
     Returns:
-      [b, n, m, f] in the dtype of `query`.
+      [b, n, m, f] in the dtype of `query`; zeros, with no gradient, for a query that sees no key.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -62,9 +62,11 @@ def _block_logits(query, key, lengths, first_query, causal):
 def _block_forward(query, key, value, lengths, first_query, causal):
     """Output [b, m, q, f] and log-sum-exp float32 [b, m, q] of a block of queries."""
     logits = _block_logits(query, key, lengths, first_query, causal)
-    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    # Where every logit is MASKED, half of it as the top makes each weight 0, not 1.
+    top = jax.lax.stop_gradient(jnp.maximum(logits.max(-1, keepdims=True), MASKED / 2))
     weights = jnp.exp(logits - top)
     total = weights.sum(-1, keepdims=True)
+    total = jnp.where(total > 0, total, 1)
     out = jnp.einsum('bmqk,bmkf->bmqf', weights.astype(value.dtype), value)
     return (out / total).astype(query.dtype), (jnp.log(total) + top)[..., 0]
 
