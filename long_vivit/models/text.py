@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from long_vivit.models.layers import Linear, Trunk
+from long_vivit.models.positions import waves
 from long_vivit.models.video import unit
 
 KINDS = ('bidirectional', 'causal')
@@ -22,8 +23,8 @@ class TextEncoder(nnx.Module):
     def __init__(self, *, vocab, length, width, depth, heads, embed, kind, remat, dtype, rngs):
         if kind not in KINDS:
             raise ValueError(f'model.text.kind is {kind!r}; it must be one of {", ".join(KINDS)}')
-        self.embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocab, width)))
-        self.positions = nnx.Param(0.01 * jax.random.normal(rngs.params(), (length, width)))
+        self.embed = nnx.Param(0.05 * jax.random.normal(rngs.params(), (vocab, width)))
+        self.positions = nnx.Param(0.05 * waves(length, width))
         self.trunk = Trunk(
             width, depth, heads, implementation='dense', causal=kind == 'causal', remat=remat,
             dtype=dtype, rngs=rngs,
