@@ -34,7 +34,7 @@ def make_step(optimiser, schedule, *, max_scale, label_smoothing, num_frozen, em
 
     def step(state, batch):
         (loss, watch), grads = jax.value_and_grad(loss_of, has_aux=True)(state.model, batch)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt = optimiser.update(grads, state.opt, state.model)
         model = keep_if(good, optax.apply_updates(state.model, updates), state.model)

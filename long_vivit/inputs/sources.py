@@ -152,6 +152,8 @@ class Stored:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):  # ends a loop over the source, which ArrayRecord would not
+            raise IndexError(f'{self.name}: no example {index} of {len(self)}')
         record = self._records[index]
         text = {k: _texts(record.get(k)) for k in ('id', 'caption', 'long_caption', 'label')}
         return Example(
