@@ -75,6 +75,8 @@ def model() -> dict:
             'width': 512,  # d; a multiple of heads
             'depth': 8,  # layers
             'heads': 8,  # m
+            'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
+            #               is stretched from stage to stage
             'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token)
         },
         'embed': 512,  # e, the width of the joint space; >= 1

@@ -58,7 +58,7 @@ def model(run, stage, vocab, key):
         },
         text={
             'vocab': vocab,
-            'length': stage.text_length,
+            'length': text.length or stage.text_length,
             'width': text.width,
             'depth': text.depth,
             'heads': text.heads,

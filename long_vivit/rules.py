@@ -59,6 +59,7 @@ RULES = {
     'model.text.depth': at_least(1),
     'model.video.remat': one_of('none', 'dots', 'full'),
     'model.text.heads': at_least(1),
+    'model.text.length': at_least(0),
     'model.text.kind': one_of('bidirectional', 'causal'),
     'model.embed': at_least(1),
     'model.dtype': one_of('float32', 'bfloat16'),
@@ -204,6 +205,12 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         yield (
             f'{path}last_layers: {stage["last_layers"]} would leave the layers below as they were '
             'drawn; set init to a checkpoint, put a stage before this one, or use 0.'
+        )
+    rows = config['model']['text']['length']
+    if 0 < rows < stage['text_length']:
+        yield (
+            f'{path}text_length: {stage["text_length"]} is more than model.text.length = {rows}, '
+            'the rows of the position table.'
         )
     used = {path + 'frames', path + 'pixels', path + 'mask_rate', path + 'mask_kind'}
     if not bad & (used | {'model.video.patch', 'model.video.tubelet'}):

@@ -17,6 +17,10 @@ from long_vivit.window import Window
 from long_vivit.workdir import writable
 
 
+# Drawing the parameters runs once: compiling it well takes longer than running it badly.
+HASTY = {'xla_backend_optimization_level': 0}
+
+
 class Stopped(Exception):
     """A signal ended the run; its state is saved. `signal` is the number, `step` where it is."""
 
@@ -67,7 +71,7 @@ def teach(stage, tools, sources, start):
         at = saved.latest()
         loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
         if at is None:
-            state = jax.jit(init, out_shardings=everywhere)(start())
+            state = jax.jit(init, out_shardings=everywhere, compiler_options=HASTY)(start())
         else:
             wanted = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)

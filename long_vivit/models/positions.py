@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-TIME_SCALE = 0.3  # of the fresh time table: large enough to tell early from late at the first step
+# Of a fresh time table. A patch starts with a norm of about 5 at width 128, and when it was must be
+# as loud as what it is, or order is learnt hundreds of steps later: twins of the built-in stories
+# were told apart in 74% after 100 steps at this scale, in 52% after 200 at 0.3.
+TIME_SCALE = 1.0
 
 
 def waves(num_rows, width):
     """Smooth positions float32 [num_rows, width]: sines and cosines from half a turn over the whole
     length to one of two rows.
 
-    Neighbours start alike, and early and late are directions, so order is learnt from the first
-    steps on; with independent random rows it was not within hundreds.
+    Neighbours start alike, and early and late are directions.
     """
     place = np.arange(num_rows)[:, None] / num_rows
     turns = np.pi * np.geomspace(0.5, max(num_rows / 2, 1), width // 2)

@@ -8,6 +8,8 @@ from long_vivit.models.layers import Linear, Trunk
 from long_vivit.models.positions import waves
 from long_vivit.models.video import unit
 
+# Of fresh tables: the place in the text starts louder than the word (see TIME_SCALE)
+WORD_SCALE, POSITION_SCALE = 0.05, 0.3
 KINDS = ('bidirectional', 'causal')
 
 
@@ -23,8 +25,8 @@ class TextEncoder(nnx.Module):
     def __init__(self, *, vocab, length, width, depth, heads, embed, kind, remat, dtype, rngs):
         if kind not in KINDS:
             raise ValueError(f'model.text.kind is {kind!r}; it must be one of {", ".join(KINDS)}')
-        self.embed = nnx.Param(0.05 * jax.random.normal(rngs.params(), (vocab, width)))
-        self.positions = nnx.Param(0.05 * waves(length, width))
+        self.embed = nnx.Param(WORD_SCALE * jax.random.normal(rngs.params(), (vocab, width)))
+        self.positions = nnx.Param(POSITION_SCALE * waves(length, width))
         self.trunk = Trunk(
             width, depth, heads, implementation='dense', causal=kind == 'causal', remat=remat,
             dtype=dtype, rngs=rngs,
