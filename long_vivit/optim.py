@@ -156,8 +156,11 @@ def make(
 
 
 def ema_update(ema: Any, params: Any, decay: float) -> Any:
-    """decay * ema + (1 - decay) * params, leaf by leaf, in ema's dtypes."""
-    return jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
+    """decay * ema + (1 - decay) * params, leaf by leaf, in ema's dtypes.
+
+    Written so that the mean of a parameter that never changes does not change by a bit.
+    """
+    return jax.tree.map(lambda e, p: (e + (1 - decay) * (p - e)).astype(e.dtype), ema, params)
 
 
 def _trained(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:

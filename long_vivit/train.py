@@ -98,8 +98,11 @@ def start_params(stage, tools):
     like = jax.eval_shape(
         lambda: recipe.model(tools.run, stage, tools.tokenizer.vocab_size, jax.random.key(0))
     )
-    adapted = warm_start(flat, flatten(like))
     say(f'{stage.name}: starts from {source}')
+    if stage.frames > 1 and len(flat['video/positions/time']) == 1:
+        flat |= recipe.order_tables(tools.run, stage)
+        say('  video/positions/time, text/positions: afresh, since images have no order')
+    adapted = warm_start(flat, flatten(like))
     for line in adapted.lines:
         say(f'  {line}')
     return adapted.params

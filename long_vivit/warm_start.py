@@ -3,8 +3,7 @@
 Pure functions on flat dicts {name: array} (see `names.py`). Names must agree exactly. Shapes may
 differ only where a row of `ADAPTERS` says so, by the adapter it names:
 
-    resize   position table of the video's space [h, w, d], one interpolation
-    spread   position table of its time [t, d]: the same, but from one row it starts afresh
+    resize   position tables of the video, one interpolation each: space [h, w, d], time [t, d]
     inflate  patch kernel of an image -> of a tubelet, so that a still clip embeds as its image does
     copy     a parameter that another one starts
     stretch  positions of the text: first rows kept, the rest interpolated
@@ -22,8 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from long_vivit.models.positions import TIME_SCALE, waves
 
 # Long-CLIP keeps 20 of CLIP's 77 rows; other tables keep the same share unless told otherwise.
 KEPT_SHARE = 20 / 77
@@ -43,16 +40,6 @@ def resize(value: Any, shape: Sequence[int]) -> np.ndarray:
         raise CannotAdapt('resize changes the grid, not the width')
     table = jnp.asarray(value, jnp.float32)
     return np.asarray(jax.image.resize(table, tuple(shape), 'linear', antialias=False))
-
-
-def spread(value: Any, shape: Sequence[int]) -> np.ndarray:
-    """The time table [t, d] for another length: resized, but one of a single row starts afresh.
-
-    A model of images has never known time; repeating its row would make all times the same.
-    """
-    if len(value) == 1 and shape[0] > 1 and shape[1:] == value.shape[1:]:
-        return np.asarray(TIME_SCALE * waves(*shape))
-    return resize(value, shape)
 
 
 def inflate(value: Any, shape: Sequence[int]) -> np.ndarray:
@@ -113,8 +100,7 @@ class Adapter(NamedTuple):
 
 
 ADAPTERS = (
-    Adapter(r'video/positions/space', resize),
-    Adapter(r'video/positions/time', spread),
+    Adapter(r'video/positions/(space|time)', resize),
     Adapter(r'video/tubelet_embed/kernel', inflate, 'video/image_embed/kernel'),
     Adapter(r'video/tubelet_embed/bias', copy, 'video/image_embed/bias'),
     Adapter(r'text/positions', stretch),

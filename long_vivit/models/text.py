@@ -8,8 +8,7 @@ from long_vivit.models.layers import Linear, Trunk
 from long_vivit.models.positions import waves
 from long_vivit.models.video import unit
 
-# Of fresh tables: the place in the text starts louder than the word (see TIME_SCALE)
-WORD_SCALE, POSITION_SCALE = 0.05, 0.3
+WORD_SCALE = 0.05  # of a fresh table of words
 KINDS = ('bidirectional', 'causal')
 
 
@@ -17,16 +16,18 @@ class TextEncoder(nnx.Module):
     """tokens int32 [b, l], lengths int32 [b] -> z_text float32 [b, e], unit length.
 
     Args:
-      vocab: number of token ids. length: rows of the position table, the longest text.
+      vocab: number of token ids. length: rows of the position table, the longest text. position_scale: of a fresh one.
       kind: 'bidirectional' looks both ways and averages the real tokens (LongViViT section 3.1);
         'causal' looks back only and takes the last real token, the end of text (CLIP).
     """
 
-    def __init__(self, *, vocab, length, width, depth, heads, embed, kind, remat, dtype, rngs):
+    def __init__(
+        self, *, vocab, length, position_scale, width, depth, heads, embed, kind, remat, dtype, rngs,
+    ):  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f'model.text.kind is {kind!r}; it must be one of {", ".join(KINDS)}')
         self.embed = nnx.Param(WORD_SCALE * jax.random.normal(rngs.params(), (vocab, width)))
-        self.positions = nnx.Param(POSITION_SCALE * waves(length, width))
+        self.positions = nnx.Param(position_scale * waves(length, width))
         self.trunk = Trunk(
             width, depth, heads, implementation='dense', causal=kind == 'causal', remat=remat,
             dtype=dtype, rngs=rngs,

@@ -1,0 +1,112 @@
+"""What masking buys: the long stage of the small recipe with 75% of the tubes left out, and with all.
+
+    python scripts/bench/masking.py              # step time and memory of the compiled step
+    python scripts/bench/masking.py --recall runs/long --seeds 3 --steps 100
+
+The two steps are timed in turn in one process. With --recall, both are also taught from the short
+stage of that work directory, for the same number of steps and each seed, and scored.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+
+from configs import long
+from long_vivit import config, recipe, train
+from long_vivit.inputs.patches import num_kept
+from long_vivit.perf import keep_freed_memory
+from long_vivit.workdir import Workdir
+
+VOCAB = 538  # of the built-in tokenizer; only the size of a table here
+RATES = (0.75, 0.0)
+
+
+def compiled(rate, batch):
+    """The compiled step of the long stage at a masking rate, with a state and a batch for it."""
+    fields = long.get_config()
+    fields.stages.long.update(mask_rate=rate, mask_kind='tube', batch=batch)
+    run = config.resolve(fields)
+    stage = run.stages[-1]
+    view = recipe.view(run, stage)
+    init, step = recipe.training(run, stage, VOCAB)
+    kept, length = num_kept('tube', view.grid, rate), stage.text_length
+    rng = np.random.default_rng(0)
+    places = np.stack(np.unravel_index(np.arange(kept), view.grid), -1).astype(np.int32)
+    size = view.tubelet * view.patch**2 * 3
+    arrays = {
+        'patches': rng.integers(0, 256, (batch, kept, size), dtype=np.uint8),
+        'where': np.broadcast_to(places, (batch, kept, 3)),
+        'tokens': rng.integers(3, VOCAB, (batch, length), dtype=np.int32),
+        'lengths': np.full(batch, 150, np.int32),
+        'ok': np.ones(batch, bool),
+        'text_key': np.arange(batch, dtype=np.int32),
+    }
+    state = jax.jit(init)()
+    return jax.jit(step).lower(state, arrays).compile(), state, arrays, kept
+
+
+def speed(batch, repeats):
+    """Step time and temporary memory of both, and their ratios."""
+    steps = {rate: compiled(rate, batch) for rate in RATES}
+    seconds = {rate: [] for rate in RATES}
+    for repeat in range(repeats + 1):
+        for rate, (function, state, arrays, _) in steps.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(function(state, arrays))
+            if repeat:  # the first round warms up
+                seconds[rate].append(time.perf_counter() - begun)
+    for rate, (function, _, _, kept) in steps.items():
+        temp = function.memory_analysis().temp_size_in_bytes / 2**20
+        low, middle, high = min(seconds[rate]), statistics.median(seconds[rate]), max(seconds[rate])
+        print(
+            f'mask rate {rate:4.0%}: {kept:5d} tokens, step {middle:.3f} s ({low:.3f} to {high:.3f}), '
+            f'temporary memory {temp:.0f} MiB'
+        )
+    pairs = [a / b for a, b in zip(seconds[0.75], seconds[0.0], strict=True)]
+    memory = [steps[rate][0].memory_analysis().temp_size_in_bytes for rate in RATES]
+    print(f'ratio: step time {statistics.median(pairs):.2f}, memory {memory[0] / memory[1]:.2f}')
+
+
+def recall(workdir, seeds, steps):
+    """R@1 of the long stage at both rates, from the same short stage."""
+    short = Workdir(workdir).checkpoints('short')
+    for rate in RATES:
+        found = []
+        for seed in range(seeds):
+            fields = long.get_config()
+            fields.run, fields.seed, fields.init = ('long',), seed, str(short)
+            fields.workdir = f'{workdir}_mask{rate:.2f}_seed{seed}'
+            fields.eval.ablations = False
+            fields.stages.long.update(mask_rate=rate, steps=steps)
+            train.train(config.resolve(fields))
+            ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
+            ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
+            found.append(100 * sum(ways) / 2)
+        spread = statistics.stdev(found) if len(found) > 1 else float('nan')
+        print(f'mask rate {rate:4.0%}: R@1 {statistics.mean(found):.1f} +- {spread:.1f} {found}')
+
+
+def main():
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--batch', type=int, default=32)
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--recall', default='', metavar='WORKDIR')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=100)
+    args = parser.parse_args()
+    keep_freed_memory()
+    speed(args.batch, args.repeats)
+    if args.recall:
+        recall(args.recall, args.seeds, args.steps)
+
+
+if __name__ == '__main__':
+    main()
