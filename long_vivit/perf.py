@@ -192,7 +192,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    # One arena: a thread's own arena cannot hold large blocks and would map them, whatever is asked.
+    # One arena: that of a thread cannot hold large blocks and would map them all the same.
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(arena_max, 1))
 
 

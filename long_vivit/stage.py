@@ -16,7 +16,6 @@ from long_vivit.stop import Stop, words
 from long_vivit.window import Window
 from long_vivit.workdir import writable
 
-
 # Drawing the parameters runs once: compiling it well takes longer than running it badly.
 HASTY = {'xla_backend_optimization_level': 0}
 

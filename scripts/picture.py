@@ -1,6 +1,6 @@
 """Draw the README's picture from a finished run of the small recipe.
 
-    python scripts/picture.py runs/long scripts/picture.png
+python scripts/picture.py runs/long scripts/picture.png
 """
 
 import json
@@ -34,9 +34,7 @@ def strips(run, stage):
     frames = video.read_frames(
         example.video, lambda a, b: samplers.mid(a, b, view.frames), pixels=view.pixels
     ).frames
-    where = patches.choose(
-        view.mask_kind, view.grid, view.mask_rate, np.random.default_rng(0)
-    )
+    where = patches.choose(view.mask_kind, view.grid, view.mask_rate, np.random.default_rng(0))
     kept = np.zeros(view.grid, bool)
     kept[tuple(where.T)] = True
     kept = kept.repeat(view.tubelet, 0).repeat(view.patch, 1).repeat(view.patch, 2)

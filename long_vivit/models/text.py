@@ -16,13 +16,15 @@ class TextEncoder(nnx.Module):
     """tokens int32 [b, l], lengths int32 [b] -> z_text float32 [b, e], unit length.
 
     Args:
-      vocab: number of token ids. length: rows of the position table, the longest text. position_scale: of a fresh one.
+      vocab: number of token ids.
+      length: rows of the position table, the longest text. position_scale: of a fresh table.
       kind: 'bidirectional' looks both ways and averages the real tokens (LongViViT section 3.1);
         'causal' looks back only and takes the last real token, the end of text (CLIP).
     """
 
     def __init__(
-        self, *, vocab, length, position_scale, width, depth, heads, embed, kind, remat, dtype, rngs,
+        self, *, vocab, length, position_scale, width, depth, heads, embed, kind, remat, dtype,
+        rngs,
     ):  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f'model.text.kind is {kind!r}; it must be one of {", ".join(KINDS)}')

@@ -1,4 +1,4 @@
-"""What masking buys: the long stage of the small recipe with 75% of the tubes left out, and with all.
+"""What masking buys: the small recipe's long stage with 75% of the tubes left out, and with all.
 
     python scripts/bench/masking.py              # step time and memory of the compiled step
     python scripts/bench/masking.py --recall runs/long --seeds 3 --steps 100
@@ -66,8 +66,8 @@ def speed(batch, repeats):
         temp = function.memory_analysis().temp_size_in_bytes / 2**20
         low, middle, high = min(seconds[rate]), statistics.median(seconds[rate]), max(seconds[rate])
         print(
-            f'mask rate {rate:4.0%}: {kept:5d} tokens, step {middle:.3f} s ({low:.3f} to {high:.3f}), '
-            f'temporary memory {temp:.0f} MiB'
+            f'mask rate {rate:4.0%}: {kept:5d} tokens, step {middle:.3f} s '
+            f'({low:.3f} to {high:.3f}), temporary memory {temp:.0f} MiB'
         )
     pairs = [a / b for a, b in zip(seconds[0.75], seconds[0.0], strict=True)]
     memory = [steps[rate][0].memory_analysis().temp_size_in_bytes for rate in RATES]
