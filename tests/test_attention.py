@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from long_vivit.models.attention import IMPLEMENTATIONS, QUERY_BLOCK, attend
+from tests.tiny_models import FAST
 
 M, F = 2, 4
 
@@ -43,12 +44,14 @@ def slow_attend(query, key, value, d_out, lengths, causal):
     return out, d_query, d_key, d_value
 
 
-@partial(jax.jit, static_argnames=('implementation', 'causal'))
-def all_of(query, key, value, d_out, lengths=None, *, implementation, causal=False):
+def all_of_plain(query, key, value, d_out, lengths=None, *, implementation, causal=False):
     """Output and the three gradients."""
     call = partial(attend, implementation=implementation, lengths=lengths, causal=causal)
     out, back = jax.vjp(call, query, key, value)
     return out, *back(d_out)
+
+
+all_of = jax.jit(all_of_plain, static_argnames=('implementation', 'causal'), compiler_options=FAST)
 
 
 def assert_all_near(got, wanted, tolerance=1e-5):
@@ -160,10 +163,11 @@ def test_under_vmap(implementation):
     n = QUERY_BLOCK + 2
     arrays = [np.stack(pair) for pair in zip(inputs(n), inputs(n, seed=1), strict=True)]
     lengths = np.array([[n, 3], [7, n - 1]], np.int32)
-    call = partial(all_of, implementation=implementation, causal=True)
-    got = jax.jit(jax.vmap(call))(*arrays, lengths)
+    form = {'implementation': implementation, 'causal': True}
+    many = jax.jit(jax.vmap(partial(all_of_plain, **form)), compiler_options=FAST)
+    got = many(*arrays, lengths)
     for i in range(2):
-        one = call(*(x[i] for x in arrays), lengths[i])
+        one = all_of(*(x[i] for x in arrays), lengths[i], **form)
         assert_all_near([x[i] for x in got], one)
 
 
@@ -175,7 +179,7 @@ def test_under_scan_and_remat():
     x = inputs(n)[0]
     lengths = np.array([n, 40], np.int32)
 
-    @partial(jax.jit, static_argnums=2)
+    @partial(jax.jit, static_argnums=2, compiler_options=FAST)
     def grads(layers, x, implementation):
         def step(x, layer):
             qkv = jnp.einsum('bnmf,sfg->sbnmg', x, layer)

@@ -141,7 +141,8 @@ def test_gradients_are_those_on_paper(smoothing):
     columns = np.exp(s) / np.exp(s).sum(0, keepdims=True)
     target = (1 - smoothing) * np.eye(B) + smoothing / B
     g = (rows + columns - 2 * target) / (2 * B)
-    for grad, wanted in zip(got, (scale * g @ z_text, scale * g.T @ z_video, (g * s).sum())):
+    on_paper = scale * g @ z_text, scale * g.T @ z_video, (g * s).sum()
+    for grad, wanted in zip(got, on_paper, strict=True):
         np.testing.assert_allclose(grad, wanted, rtol=1e-4, atol=1e-6)
 
 
