@@ -123,7 +123,7 @@ def init_params(path):
 
 def check_devices(run):
     """Raises ValueError where a batch does not split over the devices."""
-    count = jax.device_count()
+    count = sharding.make_mesh().size
     faults = [
         f'stages.{stage.name}.batch: {stage.batch} does not split over {count} devices; '
         f'it must be a multiple of {count}'

@@ -32,3 +32,27 @@ def tiny_stories(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp('tiny_stories')
     build.build_tiny(folder)
     return folder
+
+
+@pytest.fixture(scope='module')
+def quick_compilation(tmp_path_factory) -> pathlib.Path:
+    """Compiles without optimising and keeps the programs in a folder, for tests that train.
+
+    The folder may be given to the commands that a test starts (tiny_run.child).
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from tests import tiny_run
+
+    folder = tmp_path_factory.getbasetemp() / 'compiled'
+    folder.mkdir(exist_ok=True)
+    settings = tiny_run.quick_to_compile(folder)
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
