@@ -480,6 +480,10 @@ def test_shuffled_clips_show_the_same_frames_in_another_order(short):
     assert moved >= 7
     orders = {Clips(short, view, batch=8, seed=s)[0]['patches'].tobytes() for s in range(3)}
     assert len(orders) == 3
+    # An example's order is its own, whatever it is scored with.
+    np.testing.assert_array_equal(
+        Clips(short, view, batch=3)[1]['patches'], shuffled['patches'][3:6]
+    )
 
 
 def test_one_frame_clips_show_the_middle_frame_at_all_times(short):
