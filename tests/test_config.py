@@ -118,8 +118,8 @@ def test_all_faults_in_one_error():
         ('stages.short.frames', 15, 'use 1 for images'),
         ('stages.short.mask_rate', 1.0, 'less than 1'),
         ('stages.short.mask_rate', float('nan'), 'less than 1'),
-        ('stages.short.mask_rate', 0.99, 'of 64 patches leaves less than one; it must be at most'),
-        ('stages.short.warmup_steps', 500, 'must be less than stages.short.steps = 500'),
+        ('stages.short.mask_rate', 0.99, 'of 16 patches leaves less than one; it must be at most'),
+        ('stages.short.warmup_steps', 400, 'must be less than stages.short.steps = 400'),
         ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
         ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
         ('stages.short.image_ratio', 0.5, 'set both'),
@@ -165,7 +165,7 @@ def test_missing_data_is_named_for_each_stage():
 @pytest.mark.parametrize('kind', ['random', 'slice', 'tube', 'frame'])
 def test_masks_that_keep_exactly_one_unit_pass(kind):
     cfg = with_data()
-    units = {'random': 8 * 64, 'slice': 64, 'tube': 64, 'frame': 8}[kind]
+    units = {'random': 8 * 16, 'slice': 16, 'tube': 16, 'frame': 8}[kind]
     cfg.stages.short.update(mask_kind=kind, mask_rate=1 - 1 / units)
     config.check(cfg)
     cfg.stages.short.mask_rate = 1 - 0.9 / units

@@ -26,7 +26,7 @@ def dual():
 def build():
     tower = {'width': 8, 'heads': 2, 'remat': 'none', 'dtype': jnp.float32}
     video = {'grid': (2, 2, 2), 'patch': 2, 'tubelet': 2, 'depth': DEPTH, 'pool': 'cls'}
-    text = {'vocab': 11, 'length': 6, 'depth': 2, 'kind': 'bidirectional'}
+    text = {'vocab': 11, 'length': 6, 'depth': 2, 'position_scale': 0.3, 'kind': 'bidirectional'}
     return DualEncoder(
         video=video | tower | {'attention': 'dense'},
         text=text | tower,
