@@ -56,3 +56,16 @@ def quick_compilation(tmp_path_factory) -> pathlib.Path:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def one_device():
+    """Training and scoring in this process use one of the eight devices."""
+    import jax
+
+    from long_vivit import sharding
+
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, 'make_mesh', lambda devices=None: mesh)
+        yield

@@ -1,7 +1,6 @@
 """The real commands on a tiny data set: to the end, killed and gone on, stopped, refused."""
 
 import errno
-import functools
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import signal
 import types
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,12 +42,9 @@ runpy.run_module('long_vivit.train', run_name='__main__', alter_sys=True)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def cache(quick_compilation):
-    """Everything here runs on one device, so that all share what was compiled for the first run."""
-    mesh = functools.partial(sharding.make_mesh, jax.devices()[:1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, 'make_mesh', lambda devices=None: mesh())
-        yield quick_compilation
+def cache(quick_compilation, one_device):
+    """All runs here share what is compiled for the first one."""
+    return quick_compilation
 
 
 @pytest.fixture(scope='module')
