@@ -12,6 +12,7 @@ from flax import nnx
 from long_vivit.models.dual import DualEncoder
 from long_vivit.names import flatten, names, unflatten
 from long_vivit.optim import ema_update, lr_schedule, make, rules
+from tests.tiny_models import FAST
 
 DEPTH = 4
 COMMON = {'lr': 0.1, 'steps': 20, 'warmup_steps': 4, 'b1': 0.9, 'b2': 0.98, 'eps': 1e-8}
@@ -20,7 +21,7 @@ VIDEO = 'video/trunk/blocks/'
 
 @functools.cache
 def dual():
-    return jax.jit(build)()
+    return jax.jit(build, compiler_options=FAST)()
 
 
 def build():
@@ -42,7 +43,7 @@ def gradients(like, seed):
 
 
 def run(tx, params, steps=5):
-    opt, update = tx.init(params), jax.jit(tx.update)
+    opt, update = tx.init(params), jax.jit(tx.update, compiler_options=FAST)
     for step in range(steps):
         updates, opt = update(gradients(params, step), opt, params)
         params = optax.apply_updates(params, updates)
@@ -158,7 +159,7 @@ def test_frozen_gradients_do_not_count():
             spoilt[name] = g.at[:count].set(value) if count else g
         return unflatten(params, spoilt)
 
-    update, opt = jax.jit(tx.update), tx.init(params)
+    update, opt = jax.jit(tx.update, compiler_options=FAST), tx.init(params)
     (a, opt_a), (b, opt_b) = (update(spoil(value), opt, params) for value in (0.0, np.nan))
     jax.tree.map(np.testing.assert_array_equal, (a, opt_a), (b, opt_b))
 
@@ -170,7 +171,7 @@ def test_state_saved_by_name_continues_bit_for_bit():
     shapes = jax.eval_shape(tx.init, params)
     again = unflatten(shapes, {name: np.asarray(leaf) for name, leaf in flatten(opt).items()})
     assert jax.tree.structure(again) == jax.tree.structure(opt)
-    grads, update = gradients(params, 9), jax.jit(tx.update)
+    grads, update = gradients(params, 9), jax.jit(tx.update, compiler_options=FAST)
     one, two = (update(grads, state, after) for state in (opt, again))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
