@@ -28,7 +28,7 @@ def test_thirty_clips_are_found_among_themselves(
     manifest = f'videos:{clips / "manifest.jsonl"}'
     run = tiny_run.resolved(
         tiny_stories, tmp_path / 'run', run=('short',), data__train=manifest, data__eval=manifest,
-        model__video__width=64, model__video__heads=4, model__text__width=64,
+        model__video__depth=2, model__video__width=64, model__video__heads=4, model__text__width=64,
         model__text__heads=4, model__embed=64, loss__temperature=0.1, checkpoint__every=1000,
         log__every=10, eval__ablations=False,
         stages__short__frames=8, stages__short__pixels=64, stages__short__batch=30,

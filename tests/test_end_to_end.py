@@ -306,7 +306,8 @@ def test_all_that_is_optional(tiny_stories, tmp_path, capsys):
     run = tiny_run.resolved(
         tiny_stories, tmp_path / 'run', run=('short', 'long'), log__every=1, log__tensorboard=True,
         checkpoint__keep=1, eval__every=2, eval__ablations=False, optim__ema=0.9,
-        model__dtype='bfloat16', stages__short__image_train='shape_stories/image:train',
+        model__dtype='bfloat16', model__video__depth=2,
+        stages__short__image_train='shape_stories/image:train',
         stages__short__image_ratio=0.5, stages__long__last_layers=1,
     )  # fmt: skip
     assert train.train(run) == 0

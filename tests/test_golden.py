@@ -20,8 +20,8 @@ def measured(data_dir, workdir):
     from long_vivit import train
 
     run = tiny_run.resolved(
-        data_dir, workdir, log__every=1, model__attention='blockwise', optim__ema=0.5,
-        loss__label_smoothing=0.1, checkpoint__every=100,
+        data_dir, workdir, log__every=1, model__video__depth=2, model__attention='blockwise',
+        optim__ema=0.5, loss__label_smoothing=0.1, checkpoint__every=100,
         stages__image__eval='', stages__short__eval='', stages__long__eval='',
         stages__image__steps=3, stages__short__steps=4, stages__long__steps=3,
         stages__short__image_train='shape_stories/image:train', stages__short__image_ratio=0.5,

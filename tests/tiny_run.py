@@ -22,7 +22,7 @@ MEASURED |= {'peak_memory_bytes', 'peak_memory_of'}
 FIELDS = {
     'seed': 0,
     'run': STAGES,
-    'model.video.size': 'custom', 'model.video.width': 16, 'model.video.depth': 2,
+    'model.video.size': 'custom', 'model.video.width': 16, 'model.video.depth': 1,
     'model.video.heads': 2, 'model.video.patch': 16, 'model.video.tubelet': 2,
     'model.video.pool': 'mean', 'model.video.remat': 'none',
     'model.text.width': 16, 'model.text.depth': 1, 'model.text.heads': 2,
