@@ -12,6 +12,7 @@ from long_vivit.inputs.pipeline import View
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.models.dual import DualEncoder
 from long_vivit.names import unflatten
+from long_vivit.retrieval import encode_patches, encode_tokens
 from long_vivit.stage import taught
 from long_vivit.workdir import Workdir
 
@@ -65,7 +66,7 @@ class Loaded:
         if isinstance(texts, str):
             return self.encode_text([texts])[0]
         tokens = self.tokenizer.encode(texts, self.view.text_length)
-        return np.asarray(_text(self.model, tokens.ids, tokens.lengths))
+        return np.asarray(encode_tokens(self.model, tokens.ids, tokens.lengths))
 
     def read(self, file, start_s=None, end_s=None):
         """The frames that the model looks at in a file: uint8 [frames, pixels, pixels, 3].
@@ -84,17 +85,7 @@ class Loaded:
         where = patches.choose(self.view.mask_kind, self.view.grid, 0.0, None)
         cut = [patches.patchify(f, where, self.view.tubelet, self.view.patch) for f in clips]
         rows = np.broadcast_to(where, (len(cut), *where.shape))
-        return np.asarray(_video(self.model, np.stack(cut), rows))
-
-
-@jax.jit
-def _video(model, patches, where):
-    return model.video(patches, where)
-
-
-@jax.jit
-def _text(model, tokens, lengths):
-    return model.text(tokens, lengths)
+        return np.asarray(encode_patches(self.model, np.stack(cut), rows))
 
 
 def load(workdir, stage=''):

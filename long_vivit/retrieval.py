@@ -13,12 +13,14 @@ from long_vivit.metrics import both_ways, twin_accuracy
 
 
 @jax.jit
-def _video(model, patches, where):
+def encode_patches(model, patches, where):
+    """The compiled video tower: z_video float32 [b, e]; see `VideoEncoder`."""
     return model.video(patches, where)
 
 
 @jax.jit
-def _text(model, tokens, lengths):
+def encode_tokens(model, tokens, lengths):
+    """The compiled text tower: z_text float32 [b, e]; see `TextEncoder`."""
     return model.text(tokens, lengths)
 
 
@@ -43,7 +45,7 @@ def embed_videos(model, clips, *, threads=1, mesh=None):
         size = len(batch['id'])
         full = -(-clips.batch // mesh.size) * mesh.size
         arrays = {key: _padded(batch[key], full) for key in ('patches', 'where')}
-        z = np.array(_video(model, **sharding.place(mesh, arrays))[:size])
+        z = np.array(encode_patches(model, **sharding.place(mesh, arrays))[:size])
         for row, error in enumerate(batch['error']):
             if error is not None:
                 broken[len(found) * clips.batch + row] = error
@@ -64,7 +66,7 @@ def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
             'tokens': _padded(tokens.ids[rows], batch),
             'lengths': _padded(tokens.lengths[rows], batch),
         }
-        z = _text(model, **sharding.place(mesh, arrays))
+        z = encode_tokens(model, **sharding.place(mesh, arrays))
         found.append(np.asarray(z)[: len(tokens.ids[rows])])
     return np.concatenate(found), tokens.num_cut
 

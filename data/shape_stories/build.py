@@ -67,6 +67,20 @@ def build(
     """
     _check_arguments(configs, scale, workers)
     data_dir = pathlib.Path(data_dir).expanduser()
+    paths, todo = _compare(data_dir, configs, scale, sizes, seed, overwrite, say)
+    _check_room(data_dir, [setting for _, setting in todo])
+    for path, setting in todo:
+        if path.exists():
+            shutil.rmtree(path)
+        builder = _builder(data_dir, setting, seed)
+        builder.workers = workers or len(os.sched_getaffinity(0))
+        _prepare(builder, progress, say)
+    paths.append(_build_tokenizer(data_dir, seed, overwrite, say))
+    return paths
+
+
+def _compare(data_dir, configs, scale, sizes, seed, overwrite, say):
+    """The folder of each configuration, and (folder, setting) of those that must be built."""
     todo, paths = [], []
     for name in configs:
         wanted = dataclasses.replace(
@@ -84,15 +98,7 @@ def build(
             todo.append((path, wanted))
         else:
             say(f'{path}: complete, left as it is')
-    _check_room(data_dir, [setting for _, setting in todo])
-    for path, setting in todo:
-        if path.exists():
-            shutil.rmtree(path)
-        builder = _builder(data_dir, setting, seed)
-        builder.workers = workers or len(os.sched_getaffinity(0))
-        _prepare(builder, progress, say)
-    paths.append(_build_tokenizer(data_dir, seed, overwrite, say))
-    return paths
+    return paths, todo
 
 
 def build_tiny(data_dir: str | os.PathLike, train: int = 64, test: int = 32) -> None:
