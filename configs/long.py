@@ -35,7 +35,7 @@ def small(config: ConfigDict) -> None:
     """Some minutes on a laptop, from nothing, on the built-in stories."""
     config.model.video.update(width=128, depth=4, heads=4, patch=16)
     # One position table for all stages: stretched, it would blur which words stand together.
-    config.model.text.update(width=128, depth=2, heads=4, length=212)
+    config.model.text.update(width=128, depth=1, heads=4, length=212)
     config.model.embed = 128
     config.loss.temperature = 0.05
     config.stages.image = base.stage(
@@ -53,10 +53,11 @@ def small(config: ConfigDict) -> None:
         eval='shape_stories/short:test[:256]',
         frames=16,
         pixels=64,
+        mask_kind='random',
         mask_rate=0.5,
         text_length=52,
         batch=32,
-        steps=400,
+        steps=500,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(
@@ -64,11 +65,12 @@ def small(config: ConfigDict) -> None:
         eval='shape_stories/long:test[:256]',
         frames=64,
         pixels=64,
+        mask_kind='random',
         mask_rate=0.75,
         text='long_caption',
         text_length=212,
         batch=32,
-        steps=200,
+        steps=450,
         lr=1e-3,
     )
 

@@ -8,11 +8,10 @@ Exit status: 0, or 2 where an argument, a manifest or a video is at fault.
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 
-from long_vivit import config, inference, retrieval
+from long_vivit import config, inference, recipe, retrieval
 from long_vivit.inputs.pipeline import FRAME_ORDERS
 from long_vivit.inputs.samplers import SAMPLERS
 from long_vivit.inputs.sources import open_source
@@ -58,7 +57,7 @@ def main(argv=None):
     orders = FRAME_ORDERS if stage.frames > 1 and not args.ordered_only else ('ordered',)
     scored = retrieval.score(
         loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
-        threads=run.data.threads or len(os.sched_getaffinity(0)), frame_orders=orders,
+        threads=recipe.num_threads(run), frame_orders=orders,
         allow_broken=args.allow_broken or run.eval.allow_broken,
     )  # fmt: skip
     scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}

@@ -4,6 +4,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from long_vivit.progress import duration
@@ -40,6 +41,7 @@ class Meter:
         self._waited = self._all_waited = 0.0
         self._all_clips = self._all_tokens = 0
         self._recent = None  # seconds per step, a running mean
+        self._ended = None
 
     def step(self, clips: int, tokens: int = 0) -> None:
         """Counts a step that took `clips` examples and `tokens` video tokens, all devices."""
@@ -49,7 +51,10 @@ class Meter:
         self._tokens += tokens
 
     def batches(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes the batches on and measures how long each is waited for."""
+        """Passes the batches on; where none is there, measures how long nothing could be done.
+
+        That is not while the device is still at a step (see `at_work`).
+        """
         iterator = iter(batches)
         while True:
             begun = self._clock()
@@ -57,8 +62,16 @@ class Meter:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self._waited += self._clock() - begun
+            arrived = self._clock()
+            idle_since = begun
+            if self._ended is not None:
+                idle_since = max(begun, self._ended.result()) if self._ended.done() else arrived
+            self._waited += arrived - idle_since
             yield batch
+
+    def at_work(self, ended: Future) -> None:
+        """Says that the device is at a step; `ended` will hold the time, on `clock`, of its end."""
+        self._ended = ended
 
     def pause(self) -> '_Pause':
         """Returns a context whose time counts for nothing: `with meter.pause(): score()`."""
@@ -108,6 +121,16 @@ class Meter:
             'tokens_per_s': (self._all_tokens + self._tokens) / seconds,
             'data_wait_share': min(1.0, (self._all_waited + self._waited) / seconds),
         }
+
+
+def end_of(result: object, watcher: ThreadPoolExecutor) -> Future:
+    """Returns a future of the `time.monotonic()` at which the arrays of `result` are computed."""
+
+    def watch() -> float:
+        sys.modules['jax'].block_until_ready(result)
+        return time.monotonic()
+
+    return watcher.submit(watch)
 
 
 class _Pause:

@@ -1,10 +1,13 @@
 """What a resolved configuration stands for: the model, the optimiser and the views of a stage."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from long_vivit import optim
+from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
@@ -125,6 +128,31 @@ def training(run, stage, vocab):
         ema_decay=fields.ema,
     )
     return init, step
+
+
+def batch_like(run, stage):
+    """The arrays of a global training batch of the stage's videos: dict of ShapeDtypeStruct."""
+    looks, b = view(run, stage), stage.batch
+    k = num_kept(looks.mask_kind, looks.grid, looks.mask_rate)
+    shapes = {
+        'patches': ((b, k, looks.tubelet * looks.patch**2 * 3), jnp.uint8),
+        'where': ((b, k, 3), jnp.int32),
+        'tokens': ((b, stage.text_length), jnp.int32),
+        'lengths': ((b,), jnp.int32),
+        'ok': ((b,), jnp.bool_),
+        'text_key': ((b,), jnp.int32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def num_threads(run):
+    """Threads that read and decode: as configured, else one for each core.
+
+    Half as many where the cores are also what computes: more would slow both, since most of the
+    work around the decoder holds Python's lock.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return run.data.threads or (max(1, cores // 2) if jax.default_backend() == 'cpu' else cores)
 
 
 def examples(run, stage, source, tokenizer, *, image=False):

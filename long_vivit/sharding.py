@@ -23,6 +23,11 @@ def everywhere(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
+def like(shapes, sharding):
+    """A pytree of shapes and dtypes -> the same as ShapeDtypeStruct that lie as `sharding` says."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
 def place(mesh, batch):
     """This host's arrays [b / hosts, ...] -> global arrays [b, ...], split over the mesh."""
     sharding = over_batch(mesh)

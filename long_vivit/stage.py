@@ -1,5 +1,6 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -7,10 +8,11 @@ import numpy as np
 
 from long_vivit import recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints, read_flat
+from long_vivit.compiled import Compiled
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import below, flatten, unflatten
-from long_vivit.perf import Meter, peak_memory
+from long_vivit.perf import Meter, end_of, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.stop import Stop, words
 from long_vivit.window import Window
@@ -64,19 +66,17 @@ def teach(stage, tools, sources, start):
     run, mesh = tools.run, tools.mesh
     tools.start_up.begin()
     init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
-    like = jax.eval_shape(init)
     everywhere = sharding.everywhere(mesh)
+    like = sharding.like(jax.eval_shape(init), everywhere)
+    step = Compiled(step_function, like)
+    step.expect(sharding.like(recipe.batch_like(run, stage), sharding.over_batch(mesh)))
     with Checkpoints(tools.workdir.checkpoints(stage.name), keep=run.checkpoint.keep) as saved:
         at = saved.latest()
-        loop = Loop(stage, tools, sources, saved, jax.jit(step_function, donate_argnums=0))
+        loop = Loop(stage, tools, sources, saved, step)
         if at is None:
             state = jax.jit(init, out_shardings=everywhere, compiler_options=HASTY)(start())
         else:
-            wanted = {
-                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
-                for name, leaf in flatten(like).items()
-            }
-            state = unflatten(like, saved.restore(at, wanted))
+            state = unflatten(like, saved.restore(at, flatten(like)))
             loop.remember(saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
         jax.block_until_ready(state)
@@ -89,9 +89,9 @@ def teach(stage, tools, sources, start):
 class Loop:
     """The steps of one stage."""
 
-    def __init__(self, stage, tools, sources, saved, step_function):
+    def __init__(self, stage, tools, sources, saved, step):
         self.stage, self.tools, self.sources, self.saved = stage, tools, sources, saved
-        self.step_function = step_function
+        self.step = step
         self.window, self.due = Window(), None
         self.running = None  # (watch, clips, tokens) of the step that the device is at
         self.bad_in_a_row = 0
@@ -125,14 +125,19 @@ class Loop:
         self.meter = Meter(stage.steps, at)
         width = max(map(len, names))
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
-        with Progress(stage.name, stage.steps, at, name_width=width) as self.bar, Stop() as stop:
+        with (
+            Progress(stage.name, stage.steps, at, name_width=width) as self.bar,
+            Stop() as stop,
+            ThreadPoolExecutor(1) as watcher,
+        ):
             for step, batch in enumerate(self.meter.batches(ahead), at + 1):
                 first = step == at + 1
                 if first:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
-                state, watch = self.step_function(state, sharding.place(tools.mesh, arrays))
-                # One step runs while the next batch is fetched; more would hide the true waits.
+                state, watch = self.step(state, sharding.place(tools.mesh, arrays))
+                self.meter.at_work(end_of(watch, watcher))
+                # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()
                 self.note(step, batch, watch)
                 if first:

@@ -11,7 +11,6 @@ import time
 BEGUN = time.monotonic()  # before the imports, which count as start-up
 
 import contextlib
-import os
 from pathlib import Path
 
 import jax
@@ -173,7 +172,7 @@ def make_tools(run, workdir, tokenizer, stack):
     return Tools(
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=sharding.make_mesh(), curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
-        threads=run.data.threads or len(os.sched_getaffinity(0)), say=say,
+        threads=recipe.num_threads(run), say=say,
     )  # fmt: skip
 
 

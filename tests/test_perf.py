@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import types
+from concurrent import futures
 
 import pytest
 
@@ -37,6 +38,23 @@ def test_rates_waiting_and_time_left(clock):
     assert meter.read() == {
         'clips_per_s': 4.0, 'tokens_per_s': 500.0, 'data_wait_share': 0.25, 'eta_s': 86 * 2.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(('ends_after', 'waited'), [(-1.0, 0.5), (0.2, 0.3), (None, 0.0)])
+def test_waiting_counts_only_while_the_device_has_nothing_to_do(clock, ends_after, waited):
+    """Half a second of waiting, and a step that ends so long after its begin; None: not before."""
+    meter = perf.Meter(total=9, clock=clock)
+    batches = meter.batches(feed(clock, [0.5, 0.5]))
+    next(batches)
+    meter.skip_start()
+    ended = futures.Future()
+    meter.at_work(ended)
+    if ends_after is not None:
+        ended.set_result(clock.now + ends_after)
+    next(batches)
+    meter.step(clips=1)
+    clock.now += 1.5
+    assert meter.read()['data_wait_share'] == pytest.approx(waited / 2)
 
 
 def test_an_interval_forgets_the_last_and_the_time_left_follows(clock):

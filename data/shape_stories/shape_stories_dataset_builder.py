@@ -41,7 +41,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version(world.VERSION)
-    RELEASE_NOTES = {world.VERSION: 'First release.'}
+    RELEASE_NOTES = {
+        '1.1.0': 'Films that decode in half the time.',
+        '1.0.0': 'First release.',
+    }
     BUILDER_CONFIGS = [
         StoriesConfig(name=name, description=ABOUT[name], setting=setting)
         for name, setting in world.SETTINGS.items()

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 # Raised whenever any pixel or word changes: stored with the built files and compared.
-VERSION = '1.0.0'
+VERSION = '1.1.0'
 SEED = 2024
 SPLITS = ('train', 'test')
 

@@ -71,6 +71,11 @@ def _block_forward(query, key, value, lengths, first_query, causal):
     return (out / total).astype(query.dtype), (jnp.log(total) + top)[..., 0]
 
 
+def _block_size(n):
+    """Rows in each of the fewest blocks that hold `n` queries, so that little is padding."""
+    return -(-n // -(-n // QUERY_BLOCK))
+
+
 def _blocks(x, block):
     """[b, m, n, ...] -> [num_blocks, b, m, block, ...], the tail padded with zeros."""
     pad = -x.shape[2] % block
@@ -93,7 +98,7 @@ def _blockwise(query, key, value, lengths, causal):
 
 def _blockwise_forward(query, key, value, lengths, causal):
     n = query.shape[2]
-    block = min(QUERY_BLOCK, n)
+    block = _block_size(n)
     queries = _blocks(query, block)
 
     def body(_, inputs):
@@ -109,7 +114,7 @@ def _blockwise_forward(query, key, value, lengths, causal):
 def _blockwise_backward(causal, residuals, d_out):
     query, key, value, lengths, out, lse = residuals
     n = query.shape[2]
-    block = min(QUERY_BLOCK, n)
+    block = _block_size(n)
     # sum_k w_k dw_k of each row, in closed form: the product of the output and its cotangent
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from configs import long
 from long_vivit import config, recipe, train
-from long_vivit.inputs.patches import num_kept
 from long_vivit.perf import keep_freed_memory
 from long_vivit.workdir import Workdir
 
@@ -36,17 +35,21 @@ def compiled(rate, batch):
     stage = run.stages[-1]
     view = recipe.view(run, stage)
     init, step = recipe.training(run, stage, VOCAB)
-    kept, length = num_kept('tube', view.grid, rate), stage.text_length
+    like = recipe.batch_like(run, stage)
+    kept = like['where'].shape[1]
     rng = np.random.default_rng(0)
-    places = np.stack(np.unravel_index(np.arange(kept), view.grid), -1).astype(np.int32)
-    size = view.tubelet * view.patch**2 * 3
+    places = np.stack(np.unravel_index(np.arange(kept), view.grid), -1)
+    values = {
+        'patches': rng.integers(0, 256, like['patches'].shape),
+        'where': places,
+        'tokens': rng.integers(3, VOCAB, like['tokens'].shape),
+        'lengths': 150,
+        'ok': True,
+        'text_key': np.arange(batch),
+    }
     arrays = {
-        'patches': rng.integers(0, 256, (batch, kept, size), dtype=np.uint8),
-        'where': np.broadcast_to(places, (batch, kept, 3)),
-        'tokens': rng.integers(3, VOCAB, (batch, length), dtype=np.int32),
-        'lengths': np.full(batch, 150, np.int32),
-        'ok': np.ones(batch, bool),
-        'text_key': np.arange(batch, dtype=np.int32),
+        name: np.broadcast_to(value, like[name].shape).astype(like[name].dtype)
+        for name, value in values.items()
     }
     state = jax.jit(init)()
     return jax.jit(step).lower(state, arrays).compile(), state, arrays, kept
