@@ -35,7 +35,7 @@ def small(config: ConfigDict) -> None:
     """Some minutes on a laptop, from nothing, on the built-in stories."""
     config.model.video.update(width=128, depth=4, heads=4, patch=16)
     # One position table for all stages: stretched, it would blur which words stand together.
-    config.model.text.update(width=128, depth=1, heads=4, length=212)
+    config.model.text.update(width=64, depth=2, heads=2, length=212)
     config.model.embed = 128
     config.loss.temperature = 0.05
     config.stages.image = base.stage(
@@ -57,7 +57,7 @@ def small(config: ConfigDict) -> None:
         mask_rate=0.5,
         text_length=52,
         batch=32,
-        steps=500,
+        steps=650,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(
@@ -70,7 +70,7 @@ def small(config: ConfigDict) -> None:
         text='long_caption',
         text_length=212,
         batch=32,
-        steps=450,
+        steps=420,
         lr=1e-3,
     )
 
@@ -111,6 +111,6 @@ def paper(config: ConfigDict, large: bool) -> None:
         eval_batch=32,
         steps=10_000,
         lr=5e-5,
-        warmup_steps=500,
+        warmup_steps=650,
         **one_per_second,
     )
