@@ -87,7 +87,7 @@ def recall(workdir, seeds, steps):
             fields.run, fields.seed, fields.init = ('long',), seed, str(short)
             fields.workdir = f'{workdir}_mask{rate:.2f}_seed{seed}'
             fields.eval.ablations = False
-            fields.stages.long.update(mask_rate=rate, steps=steps)
+            fields.stages.long.update(mask_rate=rate, mask_kind='tube', steps=steps)
             train.train(config.resolve(fields))
             ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
             ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
