@@ -23,10 +23,9 @@ HASTY = {'xla_backend_optimization_level': 0}
 
 def compiler_options():
     """For the step on CPU: at LLVM's first level it is as fast and ready some seconds earlier."""
-    quick = jax.config.values['jax_disable_most_optimizations']
-    return (
-        None if quick or jax.default_backend() != 'cpu' else {'xla_backend_optimization_level': 1}
-    )
+    if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
+        return None
+    return {'xla_backend_optimization_level': 1}
 
 
 class Stopped(Exception):
