@@ -57,7 +57,7 @@ def small(config: ConfigDict) -> None:
         mask_rate=0.5,
         text_length=52,
         batch=32,
-        steps=650,
+        steps=540,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(
@@ -111,6 +111,6 @@ def paper(config: ConfigDict, large: bool) -> None:
         eval_batch=32,
         steps=10_000,
         lr=5e-5,
-        warmup_steps=650,
+        warmup_steps=540,
         **one_per_second,
     )
