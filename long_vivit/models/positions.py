@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 
 # Of a fresh time table. A patch starts with a norm of about 5 at width 128, and when it was must be
-# as loud as what it is, or order is learnt hundreds of steps later: twins of the built-in stories
-# were told apart in 74% after 100 steps at this scale, in 52% after 200 at 0.3.
+# as loud as what it is, or order is learnt hundreds of steps later: of the twins of the built-in
+# stories, 74% were told apart after 100 steps at 1.0 and 52% after 200 at 0.3; after 450 steps it
+# was 93% at 1.0 and 95% at 2.0.
 TIME_SCALE = 2.0
 
 
