@@ -51,7 +51,7 @@ def data() -> dict:
         'train': '',  # data spec for every stage; '' = each stage's own
         'eval': '',  # data spec for every stage; '' = each stage's own
         'tokenizer': '',  # tokenizer.json; '' = the one stored with shape_stories
-        'threads': 0,  # threads that read and decode; 0 = one a core, on CPU one for two
+        'threads': 0,  # threads that read and decode; 0 = one a core, half as many on CPU
         'time_limit_s': 20.0,  # seconds for one video before it counts as broken; > 0
         'max_missing': 0.1,  # share of a video's frames that may be undecodable; 0 <= x < 1
     }

@@ -4,7 +4,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 from long_vivit.progress import duration
@@ -41,7 +41,7 @@ class Meter:
         self._waited = self._all_waited = 0.0
         self._all_clips = self._all_tokens = 0
         self._recent = None  # seconds per step, a running mean
-        self._ended = None
+        self._ended = None  # future of the time when the last step given to the device ended
 
     def step(self, clips: int, tokens: int = 0) -> None:
         """Counts a step that took `clips` examples and `tokens` video tokens, all devices."""
@@ -121,16 +121,6 @@ class Meter:
             'tokens_per_s': (self._all_tokens + self._tokens) / seconds,
             'data_wait_share': min(1.0, (self._all_waited + self._waited) / seconds),
         }
-
-
-def end_of(result: object, watcher: ThreadPoolExecutor) -> Future:
-    """Returns a future of the `time.monotonic()` at which the arrays of `result` are computed."""
-
-    def watch() -> float:
-        sys.modules['jax'].block_until_ready(result)
-        return time.monotonic()
-
-    return watcher.submit(watch)
 
 
 class _Pause:

@@ -1,5 +1,6 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from long_vivit.checkpoints import Checkpoints, read_flat
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import below, flatten, unflatten
-from long_vivit.perf import Meter, end_of, peak_memory
+from long_vivit.perf import Meter, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.stop import Stop, words
 from long_vivit.window import Window
@@ -26,6 +27,12 @@ def compiler_options():
     if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
         return None
     return {'xla_backend_optimization_level': 1}
+
+
+def end_of(result):
+    """Waits until the arrays of `result` are computed -> time.monotonic() then."""
+    jax.block_until_ready(result)
+    return time.monotonic()
 
 
 class Stopped(Exception):
@@ -141,7 +148,7 @@ class Loop:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
                 state, watch = self.step(state, sharding.place(tools.mesh, arrays))
-                self.meter.at_work(end_of(watch, watcher))
+                self.meter.at_work(watcher.submit(end_of, watch))
                 # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()
                 self.note(step, batch, watch)

@@ -81,7 +81,7 @@ def curves(axes, run, rows):
         axes.plot(steps, [row['recall'] for row in lines], color=colour)
         start += stage.steps
         axes.axvline(start, color='#dddddd', zorder=0)
-        axes.text(start, 0.02, f'{stage.name} ', ha='right', color=colour)
+        axes.text(start, 0.95, f'{stage.name} ', ha='right', color=colour)
     sizes = ', '.join(str(stage.batch) for stage in run.stages)
     title = f'Recall@1 in the training batch (of {sizes} pairs)'
     axes.set(title=title, xlabel='step', ylim=(0, 1), xlim=(0, start))

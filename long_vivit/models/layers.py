@@ -1,7 +1,8 @@
 """The transformer that both towers share: pre-norm blocks, stacked and scanned.
 
 Parameters are float32; matrix products run in `dtype`, LayerNorm in float32. The blocks are one
-module whose leaves carry a leading depth dim, so that compile time does not grow with depth.
+module whose leaves carry a leading depth dim: deep trunks are a loop, so that compile time does not
+grow with depth.
 """
 
 from functools import partial
@@ -129,9 +130,9 @@ class Trunk(nnx.Module):
         def step(x, block):
             return block(x, lengths), None
 
-        unroll = self.depth <= UNROLL
-        if REMAT[self.remat] is not None:
-            # Written out, the second computing would be merged with the first: nothing saved.
-            unroll = False
-            step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[self.remat])
-        return jax.lax.scan(step, x, blocks, unroll=unroll)[0]
+        policy = REMAT[self.remat]
+        if policy is None:
+            return jax.lax.scan(step, x, blocks, unroll=self.depth <= UNROLL)[0]
+        # Never written out: XLA would merge the second computation with the first, saving nothing.
+        step = jax.checkpoint(step, prevent_cse=False, policy=policy)
+        return jax.lax.scan(step, x, blocks)[0]

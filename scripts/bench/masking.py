@@ -40,7 +40,7 @@ def compiled(rate, batch):
     rng = np.random.default_rng(0)
     places = np.stack(np.unravel_index(np.arange(kept), view.grid), -1)
     values = {
-        'patches': rng.integers(0, 256, like['patches'].shape),
+        'patches': rng.integers(0, 256, like['patches'].shape, np.uint8),
         'where': places,
         'tokens': rng.integers(3, VOCAB, like['tokens'].shape),
         'lengths': 150,
