@@ -1,6 +1,5 @@
 """Embed a data set with a model and score retrieval on it, with the protocol beside the score."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -33,25 +32,27 @@ def embed_videos(model, clips, *, threads=1, mesh=None):
     """Videos as unit vectors.
 
     Args:
-      clips: `Clips` or any sequence of batches with patches, where, id, error.
+      clips: `Clips`, or any sequence of such batches with its `batch`.
 
     Returns:
-      z_video float32 [n, e] in the order of the source (a broken video's row is zero), and the
-      broken ones as {row: VideoError}.
+      z_video float32 [o, n, e], for each frame order of `clips` and in the order of the source (a
+      broken video's row is zero), and the broken ones as {row: VideoError}.
     """
     mesh = mesh or sharding.make_mesh()
     found, broken = [], {}
     for batch in read_ahead(clips, threads=threads):
         size = len(batch['id'])
         full = -(-clips.batch // mesh.size) * mesh.size
-        arrays = {key: _padded(batch[key], full) for key in ('patches', 'where')}
-        z = np.array(encode_patches(model, **sharding.place(mesh, arrays))[:size])
+        where, shown = _padded(batch['where'], full), _padded(batch['patches'], full)
+        each = [{'patches': one, 'where': where} for one in np.moveaxis(shown, 1, 0)]
+        z = [encode_patches(model, **sharding.place(mesh, arrays)) for arrays in each]
+        z = np.stack([np.asarray(one)[:size] for one in z])
         for row, error in enumerate(batch['error']):
             if error is not None:
                 broken[len(found) * clips.batch + row] = error
-                z[row] = 0
+                z[:, row] = 0
         found.append(z)
-    return np.concatenate(found), broken
+    return np.concatenate(found, axis=1), broken
 
 
 def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
@@ -114,14 +115,15 @@ def score(
     embed = partial(embed_texts, length=view.text_length, batch=batch, mesh=mesh)
     z_text, num_cut = embed(model, tokenizer, texts)
     group = np.array([source[i].group for i in range(len(source))])
-    scores, broken = {}, {}
-    for frame_order in frame_orders:
-        clips = Clips(source, replace(view, frame_order=frame_order), batch)
-        z_video, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
-        if broken and (not allow_broken or len(broken) == len(source)):
-            raise ValueError(broken_message(source, broken))
-        whole = np.setdiff1d(np.arange(len(source)), list(broken))
-        scores[frame_order] = _scores(z_video, z_text, owner, group, whole)
+    clips = Clips(source, view, batch, tuple(frame_orders))
+    z_videos, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
+    if broken and (not allow_broken or len(broken) == len(source)):
+        raise ValueError(broken_message(source, broken))
+    whole = np.setdiff1d(np.arange(len(source)), list(broken))
+    scores = {
+        frame_order: _scores(z_video, z_text, owner, group, whole)
+        for frame_order, z_video in zip(frame_orders, z_videos, strict=True)
+    }
     return {'scores': scores, 'protocol': _protocol(source, view, texts, num_cut, broken)}
 
 

@@ -280,7 +280,8 @@ def test_what_the_notebook_gets_is_what_was_scored(unbroken, tiny_stories, tmp_p
     loaded = long_vivit.load(unbroken[0])
     assert loaded.stage.name == 'long'
     source = open_source('shape_stories/long:test', data_dir=str(tiny_stories), text='long_caption')
-    z_video, broken = retrieval.embed_videos(loaded.model, pipeline.Clips(source, loaded.view, 16))
+    clips = pipeline.Clips(source, loaded.view, 16)
+    (z_video,), broken = retrieval.embed_videos(loaded.model, clips)
     files = [tmp_path / f'{i}.mp4' for i in range(3)]
     for i, file in enumerate(files):
         file.write_bytes(source[i].video)

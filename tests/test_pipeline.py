@@ -331,7 +331,7 @@ def all_frames(example, view, times):
 def test_patches_are_those_of_the_whole_film(short, kind):
     """What is not decoded makes no difference to what is shown."""
     view = dataclasses.replace(VIEW, mask_kind=kind, mask_rate=0.75)
-    shown, where, error = pipeline.load_video(short[4], view, np.random.default_rng(5))
+    (shown,), where, error = pipeline.load_video(short[4], view, np.random.default_rng(5))
     assert error is None
     rng = np.random.default_rng(5)
     pipeline.patches.choose(kind, view.grid, view.mask_rate, rng)  # the draws before the times
@@ -364,7 +364,7 @@ def test_the_range_of_an_example_is_kept(short):
     """start_s and end_s cut the film before the sampler sees it."""
     view = dataclasses.replace(VIEW, mask_rate=0.0, sampler='mid')
     part = dataclasses.replace(short[0], start_s=2.0, end_s=6.0)
-    shown, where, _ = pipeline.load_video(part, view, np.random.default_rng(0))
+    (shown,), where, _ = pipeline.load_video(part, view, np.random.default_rng(0))
     frames = all_frames(short[0], view, lambda a, b: samplers.mid(2.0, 6.0, 8))
     np.testing.assert_array_equal(shown, patchify(frames, where, 2, 8))
 
@@ -436,8 +436,12 @@ def test_equal_texts_share_a_key_and_others_do_not():
 SCORING = VIEW.evaluation('mid')
 
 
-def unpatched(batch, view):
-    """Frames [b, n, ...] of a batch of all patches."""
+def clips_of(source, batch, order='ordered', **kwargs):
+    return Clips(source, SCORING, batch, (order,), **kwargs)
+
+
+def unpatched(batch, view=SCORING):
+    """Frames [b, n, ...] of a batch of all patches in one order."""
     t, h, w = view.grid
     b = len(batch['id'])
     tiles = batch['patches'].reshape(b, t, h, w, view.tubelet, view.patch, view.patch, 3)
@@ -446,7 +450,7 @@ def unpatched(batch, view):
 
 
 def test_clips_come_in_order_and_whole(short):
-    clips = Clips(short, SCORING, batch=24)
+    clips = clips_of(short, 24)
     assert len(clips) == 3  # of 64
     found = list(read_ahead(clips, threads=2))
     assert [len(batch['id']) for batch in found] == [24, 24, 16]
@@ -455,52 +459,59 @@ def test_clips_come_in_order_and_whole(short):
         assert batch.keys() == {'patches', 'where', 'id', 'error'}
         assert batch['where'].shape[1] == 4 * 4 * 4 and batch['error'] == [None] * len(batch['id'])
     wanted = all_frames(short[25], SCORING, lambda a, b: samplers.mid(a, b, 8))
-    np.testing.assert_array_equal(unpatched(found[1], SCORING)[1], wanted)
-    assert_same(Clips(short, SCORING, batch=24)[1], found[1])
+    np.testing.assert_array_equal(unpatched(found[1])[1], wanted)
+    assert_same(clips_of(short, 24)[1], found[1])
 
 
 def test_a_broken_clip_is_named_and_empty(short):
-    clips = Clips(Damaged(short, {3: b''}), SCORING, batch=4)
-    batch, whole = clips[0], Clips(short, SCORING, batch=4)[0]
+    batch, whole = clips_of(Damaged(short, {3: b''}), 4)[0], clips_of(short, 4)[0]
     assert [error and error.reason for error in batch['error']] == [None] * 3 + ['cannot-open']
     np.testing.assert_array_equal(batch['patches'][3], 0)
     np.testing.assert_array_equal(batch['patches'][:3], whole['patches'][:3])
 
 
 def test_shuffled_clips_show_the_same_frames_in_another_order(short):
-    ordered = Clips(short, SCORING, batch=8)[0]
-    view = dataclasses.replace(SCORING, frame_order='shuffled')
-    shuffled = Clips(short, view, batch=8)[0]
-    assert_same(shuffled, Clips(short, view, batch=8)[0])
+    ordered, shuffled = clips_of(short, 8)[0], clips_of(short, 8, 'shuffled')[0]
+    assert_same(shuffled, clips_of(short, 8, 'shuffled')[0])
     assert_same(shuffled, ordered, but=('patches',))
     moved = 0
-    for one, other in zip(unpatched(ordered, view), unpatched(shuffled, view), strict=True):
+    for one, other in zip(unpatched(ordered), unpatched(shuffled), strict=True):
         assert sorted(f.tobytes() for f in one) == sorted(f.tobytes() for f in other)
         moved += not np.array_equal(one, other)
     assert moved >= 7
-    orders = {Clips(short, view, batch=8, seed=s)[0]['patches'].tobytes() for s in range(3)}
+    orders = {clips_of(short, 8, 'shuffled', seed=s)[0]['patches'].tobytes() for s in range(3)}
     assert len(orders) == 3
     # An example's order is its own, whatever it is scored with.
     np.testing.assert_array_equal(
-        Clips(short, view, batch=3)[1]['patches'], shuffled['patches'][3:6]
+        clips_of(short, 3, 'shuffled')[1]['patches'], shuffled['patches'][3:6]
     )
 
 
 def test_one_frame_clips_show_the_middle_frame_at_all_times(short):
-    view = dataclasses.replace(SCORING, frame_order='one_frame')
-    ordered, still = Clips(short, SCORING, batch=4)[0], Clips(short, view, batch=4)[0]
-    frames = unpatched(still, view)
+    ordered, still = clips_of(short, 4)[0], clips_of(short, 4, 'one_frame')[0]
+    frames = unpatched(still)
     np.testing.assert_array_equal(frames, np.repeat(frames[:, :1], 8, axis=1))
-    np.testing.assert_array_equal(frames[:, 0], unpatched(ordered, SCORING)[:, 4])
+    np.testing.assert_array_equal(frames[:, 0], unpatched(ordered)[:, 4])
     assert_same(still, ordered, but=('patches',))
+
+
+def test_one_decoding_serves_all_orders(short, monkeypatch):
+    reads = []
+    read_frames = pipeline.video.read_frames
+    monkeypatch.setattr(
+        pipeline.video, 'read_frames', lambda *a, **k: reads.append(1) or read_frames(*a, **k)
+    )
+    together = Clips(short, SCORING, 4, pipeline.FRAME_ORDERS)[0]
+    assert len(reads) == 4
+    for i, order in enumerate(pipeline.FRAME_ORDERS):
+        alone = clips_of(short, 4, order)[0]['patches'][:, 0]
+        np.testing.assert_array_equal(together['patches'][:, i], alone)
 
 
 def test_a_masked_view_may_be_shuffled_too(short):
     """All frames are then decoded, since any may come to stand in a slice that is shown."""
-    view = dataclasses.replace(
-        VIEW, mask_kind='frame', mask_rate=0.75, sampler='mid', frame_order='shuffled'
-    )
-    shown, where, _ = pipeline.load_video(short[0], view, np.random.default_rng(3))
+    view = dataclasses.replace(VIEW, mask_kind='frame', mask_rate=0.75, sampler='mid')
+    (shown,), where, _ = pipeline.load_video(short[0], view, np.random.default_rng(3), ['shuffled'])
     frames = all_frames(short[0], view, lambda a, b: samplers.mid(a, b, 8))
     rng = np.random.default_rng(3)
     pipeline.patches.choose('frame', view.grid, 0.75, rng)
