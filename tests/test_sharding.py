@@ -44,7 +44,7 @@ def two_steps(mesh):
 
 @pytest.fixture(scope='module')
 def runs():
-    return [two_steps(sharding.make_mesh(jax.devices()[:n])) for n in (1, 8)]
+    return [two_steps(sharding.make_mesh(devices=jax.devices()[:n])) for n in (1, 8)]
 
 
 def test_the_same_losses_and_parameters(runs):
@@ -82,8 +82,8 @@ def test_a_batch_is_split_by_rows():
             np.testing.assert_array_equal(shard.data, one[key][2 * i : 2 * i + 2])
 
 
-def test_a_mesh_has_one_axis_that_the_compiler_handles():
+def test_a_mesh_has_all_axes_and_the_compiler_handles():
     mesh = sharding.make_mesh()
-    assert mesh.axis_names == ('data',) and mesh.size == 8
-    assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
-    assert sharding.make_mesh(jax.devices()[:3]).size == 3
+    assert mesh.axis_names == sharding.AXES and mesh.shape['data'] == 8
+    assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 5
+    assert sharding.make_mesh(devices=jax.devices()[:3]).size == 3
