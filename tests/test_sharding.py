@@ -37,7 +37,7 @@ def two_steps(mesh):
         one = batch(b=16, seed=seed)
         one['ok'][5 + seed] = False
         one['text_key'][[1, 12]] = 3  # equal captions on different devices
-        state, watch = step(state, sharding.place(mesh, one))
+        state, watch = step(state, sharding.place(mesh, one, 16))
         watched.append(jax.device_get(watch))
     return watched, state
 
@@ -76,7 +76,7 @@ def test_the_state_stays_whole_on_every_device(runs):
 def test_a_batch_is_split_by_rows():
     mesh = sharding.make_mesh()
     one = batch(b=16)
-    for key, placed in sharding.place(mesh, one).items():
+    for key, placed in sharding.place(mesh, one, 16).items():
         assert placed.shape == one[key].shape
         for i, shard in enumerate(sorted(placed.addressable_shards, key=lambda s: s.device.id)):
             np.testing.assert_array_equal(shard.data, one[key][2 * i : 2 * i + 2])
