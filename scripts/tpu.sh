@@ -44,7 +44,6 @@ case "$action" in
 > train.log 2>&1 < /dev/null & echo \$! > train.pid; }"
     ;;
   log) on 0 'tail -n +1 -f long_vivit/train.log' ;;
-  # shellcheck disable=SC2016  # for the workers to expand
-  stop) on all 'kill -TERM "$(cat long_vivit/train.pid)"' ;;
+  stop) on all "kill -TERM \$(cat long_vivit/train.pid)" ;;
   *) echo "error: no action '$action'" >&2; usage >&2; exit 2 ;;
 esac
