@@ -3,14 +3,11 @@
 python -m tests.mesh_steps OUT SPEC ...     as one of several processes: see `hosts.start`
 """
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from long_vivit import hosts, layout, optim, sharding
+from long_vivit import layout, optim, sharding
 from long_vivit.names import flatten
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -58,20 +55,3 @@ def run(mesh, count=2):
             state, watch = step(state, sharding.place(mesh, here, B))
             watched.append(jax.device_get(watch))
     return {key: np.stack([one[key] for one in watched]) for key in watched[0]}, flatten(state)
-
-
-def main(out, specs):
-    """Runs each mesh; the first process saves what came out, an array 'SPEC/NAME' each."""
-    hosts.start()
-    found = {}
-    for spec in specs:
-        watched, state = run(sharding.make_mesh(spec))
-        found |= {f'{spec}/watch/{name}': x for name, x in watched.items()}
-        for name, x in state.items():
-            found[f'{spec}/{name}'] = multihost_utils.process_allgather(x, tiled=True)
-    if hosts.first():
-        np.savez(out, **found)
-
-
-if __name__ == '__main__':
-    main(sys.argv[1], sys.argv[2:])

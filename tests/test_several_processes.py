@@ -38,7 +38,6 @@ CHANGES = {
     'log__every': 1,
     'eval__allow_broken': True,
     'optim__eps': 1e-2,  # see mesh_steps
-    'optim__ema': 0.5,
 }
 
 
@@ -72,7 +71,10 @@ def close(one, other):
 
 
 def test_killed_and_stopped_on_other_meshes_and_hosts(run, tmp_path):
-    """Process 1 of 2 is killed, 2 of 4 is told to stop, 2 others end what is left."""
+    """Process 1 of 2 is killed, 2 of 4 is told to stop, 2 others end what is left.
+
+    With seq=2,tensor=2 over four processes of one device each, all of them read the same rows.
+    """
     unbroken, workdir = tmp_path / 'unbroken', tmp_path / 'run'
     ((status, output),) = several.finish(run(unbroken, 'data=-1'))
     assert status == 0, output
@@ -86,7 +88,7 @@ def test_killed_and_stopped_on_other_meshes_and_hosts(run, tmp_path):
     assert 2 <= at <= 4
 
     stopped = run(
-        workdir, 'fsdp=2,tensor=2', processes=4, devices=4, hit=f'2:{at + 1}:{signal.SIGTERM:d}'
+        workdir, 'seq=2,tensor=2', processes=4, devices=4, hit=f'2:{at + 1}:{signal.SIGTERM:d}'
     )
     found = several.finish(stopped)
     assert [status for status, _ in found] == [128 + signal.SIGTERM] * 4, found
