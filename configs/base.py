@@ -20,6 +20,10 @@ def get_config(arg: str = '') -> ConfigDict:
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
             'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
             'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
+            'mesh': 'data=-1',  # how the devices are used: sizes of dcn (slices joined by a slow
+            #                     network), data, fsdp (also splits parameters and optimiser), seq
+            #                     (tokens of a video), tensor (heads, MLPs); their product is the
+            #                     number of devices; one -1 = what is left; not named = 1
             'max_bad_steps': 20,  # steps in a row without a finite loss before stopping; >= 1
             'data': data(),
             'model': model(),

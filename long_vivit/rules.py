@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from long_vivit import axes
 from long_vivit.inputs import samplers, sources
 
 
@@ -147,7 +148,7 @@ def value_faults(section: dict, table: dict[str, Rule], path: str = '') -> Itera
 
 
 def run_faults(config: dict) -> Iterator[str]:
-    """Stages that do not exist, and places on disk that do not."""
+    """Stages, axes of the mesh and places on disk that do not exist."""
     run, stages = config['run'], config['stages']
     if not run:
         yield f'run: names no stage; it must name some of {", ".join(stages)}.'
@@ -156,6 +157,10 @@ def run_faults(config: dict) -> Iterator[str]:
             yield f'run: {name!r} is no stage; it must be one of {", ".join(stages)}.'
     for name in {name for name in run if run.count(name) > 1}:
         yield f'run: {name!r} appears twice; each stage is taught once.'
+    try:
+        axes.parse(config['mesh'])
+    except ValueError as error:
+        yield f'mesh: {error}'
     for path in ('init', 'data.tokenizer'):
         section, key = (config['data'], 'tokenizer') if '.' in path else (config, path)
         if section[key] and '://' not in section[key] and not os.path.exists(section[key]):

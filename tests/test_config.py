@@ -116,6 +116,8 @@ def test_all_faults_in_one_error():
             'stages.short.pixels: 60 is not divisible by',
         ),
         ('stages.short.frames', 15, 'use 1 for images'),
+        ('mesh', 'dat=2', "mesh: 'dat' in 'dat=2' is no axis; nearest: data"),
+        ('mesh', 'data=-1,seq=0', 'the size of an axis must be at least 1, or -1'),
         ('stages.short.mask_rate', 1.0, 'less than 1'),
         ('stages.short.mask_rate', float('nan'), 'less than 1'),
         ('stages.image.mask_rate', 0.99, 'of 16 patches leaves less than one; it must be at most'),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from long_vivit.models.attention import attend
+from long_vivit.sharding import BATCH, constrain
 
 # What the backward pass finds stored instead of computing it again, by name.
 REMAT = {
@@ -114,21 +115,24 @@ class Trunk(nnx.Module):
         self.norm = LayerNorm(width)
         self.remat, self.depth = remat, depth
 
-    def __call__(self, x, lengths=None, *, num_frozen=0):
-        """`num_frozen`: through so many first blocks, and all before them, no gradient flows."""
+    def __call__(self, x, lengths=None, *, num_frozen=0, axis=None):
+        """`num_frozen`: through so many first blocks, and all before them, no gradient flows.
 
+        axis: of the mesh, that the tokens are split over; None: every device has them all.
+        """
+        x = constrain(x, BATCH, axis, None)
         if num_frozen:
             below = jax.tree.map(lambda leaf: leaf[:num_frozen], self.blocks)
             above = jax.tree.map(lambda leaf: leaf[num_frozen:], self.blocks)
-            x = self._through(jax.lax.stop_gradient(below), x, lengths)
-            x = self._through(above, jax.lax.stop_gradient(x), lengths)
+            x = self._through(jax.lax.stop_gradient(below), x, lengths, axis)
+            x = self._through(above, jax.lax.stop_gradient(x), lengths, axis)
         else:
-            x = self._through(self.blocks, x, lengths)
+            x = self._through(self.blocks, x, lengths, axis)
         return self.norm(x)
 
-    def _through(self, blocks, x, lengths):
+    def _through(self, blocks, x, lengths, axis):
         def step(x, block):
-            return block(x, lengths), None
+            return constrain(block(x, lengths), BATCH, axis, None), None
 
         policy = REMAT[self.remat]
         if policy is None:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from long_vivit.models.layers import Linear, Trunk
 from long_vivit.models.positions import Positions
+from long_vivit.sharding import SEQ
 
 POOLS = ('mean', 'cls')
 
@@ -64,7 +65,7 @@ class VideoEncoder(nnx.Module):
         if self.cls is not None:
             cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
             x = jnp.concatenate([cls, x], axis=1)
-        x = self.trunk(x, num_frozen=num_frozen).astype(jnp.float32)
+        x = self.trunk(x, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
         x = x.mean(1) if self.cls is None else x[:, 0]
         return unit(self.head(x))
 
