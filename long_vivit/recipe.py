@@ -49,6 +49,7 @@ def eval_view(run, stage):
 def model(run, stage, vocab, key):
     """The dual encoder of a stage, fresh; its position tables fit the stage's inputs."""
     video, text = run.model.video, run.model.text
+    loss = run.loss  # of runs before there was the sigmoid loss it has no `kind`
     dtype = DTYPES[run.model.dtype]
     looks = view(run, stage)
     attention = 'blockwise' if run.model.attention == 'auto' else run.model.attention
@@ -77,7 +78,8 @@ def model(run, stage, vocab, key):
             'dtype': dtype,
         },
         embed=run.model.embed,
-        temperature=run.loss.temperature,
+        temperature=loss.temperature,
+        logit_bias=loss.bias if vars(loss).get('kind') == 'sigmoid' else None,
         rngs=nnx.Rngs(params=key),
     )
 
@@ -122,10 +124,14 @@ def training(run, stage, vocab):
     step = make_step(
         optimiser,
         optim.lr_schedule(stage.lr, stage.steps, stage.warmup_steps),
-        max_scale=run.loss.max_scale,
-        label_smoothing=run.loss.label_smoothing,
         num_frozen=depth - stage.last_layers if stage.last_layers else 0,
         ema_decay=fields.ema,
+        micro_batch=stage.micro_batch,
+        kind=run.loss.kind,
+        max_scale=run.loss.max_scale,
+        label_smoothing=run.loss.label_smoothing,
+        form=run.loss.form,
+        tile=run.loss.tile,
     )
     return init, step
 

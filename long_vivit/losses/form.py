@@ -7,7 +7,7 @@ ring    the same, shared by the devices that the batch is split over: memory O(t
 auto    dense up to DENSE_UP_TO pairs; above, ring where the batch is split over devices, else tiled
 """
 
-from long_vivit.losses.ring import batch_axes
+from long_vivit.losses import ring
 
 FORMS = ('auto', 'dense', 'tiled', 'ring')
 DENSE_UP_TO = 4096  # pairs in a batch; some ten float32 matrices of that side are 0.7 GB
@@ -21,7 +21,18 @@ def chosen(form, batch):
         return form
     if batch <= DENSE_UP_TO:
         return 'dense'
-    return 'ring' if batch_axes()[0] else 'tiled'
+    return 'ring' if ring.batch_axes() else 'tiled'
+
+
+def plan_of(form, tile, batch):
+    """The `ring.Plan` of a batch of so many pairs under the ambient mesh; None: dense.
+
+    Raises ValueError: no such form, or a ring that does not divide the batch.
+    """
+    form = chosen(form, batch)
+    if form == 'dense':
+        return None
+    return ring.around(tile, batch) if form == 'ring' else ring.on_one(tile)
 
 
 def in_words(kind, form, batch, tile):
@@ -29,5 +40,5 @@ def in_words(kind, form, batch, tile):
     form = chosen(form, batch)
     if form == 'dense':
         return f'{kind} loss, dense'
-    share = f'ring of {batch_axes()[1]} devices' if form == 'ring' else 'tiled'
+    share = f'ring of {ring.axis_size(ring.batch_axes())} devices' if form == 'ring' else 'tiled'
     return f'{kind} loss, {share}, tiles of at most {tile} x {tile} pairs'

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from long_vivit.losses import pairs, ring
-from long_vivit.losses.form import chosen
+from long_vivit.losses.form import plan_of
 from long_vivit.losses.tiles import Formula
 
 MASKED = -1e30  # the logit of a pair that does not count; finite, so its gradient is 0, not NaN
@@ -39,11 +39,10 @@ def nce(
       positives and of negatives.
     """
     scale = pairs.logit_scale(log_scale, max_scale)
-    form = chosen(form, len(ok))
-    if form == 'dense':
+    plan = plan_of(form, tile, len(ok))
+    if plan is None:
         loss, watch = _dense(z_video, z_text, scale, ok, text_key, label_smoothing)
     else:
-        plan = ring.around(tile, len(ok)) if form == 'ring' else ring.on_one(tile)
         loss, watch = ring.streamed(
             formula(label_smoothing), plan, z_video, z_text, scale, jnp.zeros(()), ok, text_key
         )

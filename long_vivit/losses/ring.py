@@ -7,6 +7,7 @@ of the texts travel with them. No device ever holds the texts of all, nor more t
 matrix. Over one device the ring has one hop: that is the tiled form.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -28,14 +29,15 @@ class Plan(NamedTuple):
     tile: int  # at most so many pairs on a side of a tile
 
 
-def batch_axes():
-    """Those axes of the ambient mesh that split the batch, and into how many parts they do."""
+def axis_size(names):
+    """How many parts the ambient mesh makes of what is split over the axes `names`; int."""
     sizes = jax.sharding.get_abstract_mesh().shape
-    axes = tuple(name for name in BATCH if sizes.get(name, 1) > 1)
-    count = 1
-    for name in axes:
-        count *= sizes[name]
-    return axes, count
+    return math.prod(sizes.get(name, 1) for name in names)
+
+
+def batch_axes():
+    """The axes of the ambient mesh that the batch is split over: a tuple, () where none is."""
+    return tuple(name for name in BATCH if axis_size((name,)) > 1)
 
 
 def on_one(tile):
@@ -48,7 +50,8 @@ def around(tile, batch):
 
     Raises ValueError where they cannot split it evenly.
     """
-    axes, count = batch_axes()
+    axes = batch_axes()
+    count = axis_size(axes)
     if batch % count:
         raise ValueError(
             f'stages.NAME.batch: {batch} pairs cannot be split over {count} devices '

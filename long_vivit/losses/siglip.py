@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from long_vivit.losses import pairs, ring
-from long_vivit.losses.form import chosen
+from long_vivit.losses.form import plan_of
 from long_vivit.losses.tiles import Formula
 
 
@@ -33,14 +33,11 @@ def sigmoid(
       loss float32 scalar (0 if no example is ok), and what `nce` returns beside it, and `bias`.
     """
     scale = pairs.logit_scale(log_scale, max_scale)
-    form = chosen(form, len(ok))
-    if form == 'dense':
+    plan = plan_of(form, tile, len(ok))
+    if plan is None:
         loss, watch = _dense(z_video, z_text, scale, logit_bias, ok, text_key)
     else:
-        plan = ring.around(tile, len(ok)) if form == 'ring' else ring.on_one(tile)
-        loss, watch = ring.streamed(
-            FORMULA, plan, z_video, z_text, scale, logit_bias, ok, text_key
-        )
+        loss, watch = ring.streamed(FORMULA, plan, z_video, z_text, scale, logit_bias, ok, text_key)
     return loss, watch | {'temperature': 1 / scale, 'bias': logit_bias}
 
 

@@ -5,8 +5,8 @@ log-sum-exp. The backward pass computes each tile again and, from the slope of t
 logits, adds to the gradients of its videos and texts (InfoNCE by tiles: Inf-CLIP, arXiv 2410.17243;
 the slopes are on paper in infonce.py and siglip.py).
 
-A loss is a `Formula`; here is all that does not depend on it. Arrays come cut into tiles, [i, p, ..]
-for the videos and [j, q, ..] for the texts: i (or j) tiles of p (or q) examples.
+A loss is a `Formula`; here is all that does not depend on it. Arrays come cut into tiles: [i, p, e]
+are i tiles of p videos, [j, q, e] are j tiles of q texts.
 """
 
 from collections.abc import Callable
