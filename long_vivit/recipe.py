@@ -9,6 +9,7 @@ from flax import nnx
 from long_vivit import optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
+from long_vivit.losses import form
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
 from long_vivit.state import State, unflatten
@@ -134,6 +135,16 @@ def training(run, stage, vocab):
         tile=run.loss.tile,
     )
     return init, step
+
+
+def loss_in_words(run, stage):
+    """How a stage of a large batch comes by its loss, in a line; '' where that is plain."""
+    loss, b = run.loss, stage.batch
+    words = [form.in_words(loss.kind, loss.form, b, loss.tile)]
+    if stage.micro_batch:
+        words.append(f'the encoders take {stage.micro_batch} of {b} pairs at once')
+    plain = not stage.micro_batch and form.chosen(loss.form, b) == 'dense'
+    return '' if plain else ', '.join(words)
 
 
 def batch_like(run, stage):
