@@ -90,11 +90,16 @@ def model() -> dict:
 
 
 def loss() -> dict:
-    """The contrastive loss; the logits are `scale * cosine`, the scale is learnt."""
+    """The contrastive loss; the logits are `scale * cosine` (+ `bias`), both are learnt."""
     return {
-        'temperature': 0.07,  # 1 / scale at the start; > 0
+        'kind': 'nce',  # nce (CLIP: softmax over the batch) | sigmoid (SigLIP: pair by pair)
+        'temperature': 0.07,  # 1 / scale at the start; > 0; CLIP has 0.07, SigLIP 0.1
         'max_scale': 100.0,  # the scale is held at or below this; >= 1 / temperature
-        'label_smoothing': 0.0,  # 0 <= x < 1
+        'bias': -10.0,  # of sigmoid, at the start: nearly all pairs are negatives
+        'label_smoothing': 0.0,  # of nce; 0 <= x < 1
+        'form': 'auto',  # dense (all pairs at once) | tiled | ring (tiled, shared by the devices)
+        #                  | auto: dense up to 4096 pairs, then ring on several devices, else tiled
+        'tile': 1024,  # pairs on a side of a tile, at most; >= 1
     }
 
 
@@ -155,6 +160,8 @@ def stage(**changes) -> ConfigDict:
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2
+            'micro_batch': 0,  # pairs that the encoders take at once, over all devices, with the
+            #                    gradients of the whole batch (GradCache); divides batch; 0 = all
             'eval_batch': 64,  # pairs in a scoring step, over all devices; >= 1
             'steps': 1000,  # training steps; >= 1
             'lr': 1e-3,  # highest learning rate; > 0

@@ -43,6 +43,7 @@ def one_of(*words: str) -> Rule:
 
 
 positive = Rule(lambda x: 0 < x < float('inf'), 'greater than 0')
+finite = Rule(lambda x: abs(x) < float('inf'), 'a finite number')
 share = Rule(lambda x: 0 <= x < 1, '0 or more and less than 1')
 
 RULES = {
@@ -65,9 +66,13 @@ RULES = {
     'model.embed': at_least(1),
     'model.dtype': one_of('float32', 'bfloat16'),
     'model.attention': one_of('auto', 'blockwise', 'dense'),
+    'loss.kind': one_of('nce', 'sigmoid'),
     'loss.temperature': positive,
     'loss.max_scale': positive,
+    'loss.bias': finite,
     'loss.label_smoothing': share,
+    'loss.form': one_of('auto', 'dense', 'tiled', 'ring'),
+    'loss.tile': at_least(1),
     'optim.b1': share,
     'optim.b2': share,
     'optim.eps': positive,
@@ -91,6 +96,7 @@ STAGE_RULES = {
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
     'batch': at_least(2),
+    'micro_batch': at_least(0),
     'eval_batch': at_least(1),
     'steps': at_least(1),
     'lr': positive,
@@ -171,6 +177,11 @@ def run_faults(config: dict) -> Iterator[str]:
             f'loss.max_scale: {loss["max_scale"]} is below the first scale 1 / loss.temperature = '
             f'{1 / loss["temperature"]:.4g}; raise one of the two.'
         )
+    if loss['kind'] == 'sigmoid' and loss['label_smoothing'] > 0:
+        yield (
+            f'loss.label_smoothing: {loss["label_smoothing"]} is of loss.kind nce only; set it to '
+            '0 with sigmoid.'
+        )
 
 
 def shape_faults(config: dict, bad: set[str]) -> Iterator[str]:
@@ -202,6 +213,11 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         yield (
             f'{path}warmup_steps: {stage["warmup_steps"]} must be less than '
             f'{path}steps = {stage["steps"]}.'
+        )
+    if stage['micro_batch'] > 0 and stage['batch'] % stage['micro_batch']:
+        yield (
+            f'{path}micro_batch: {stage["micro_batch"]} does not divide {path}batch = '
+            f'{stage["batch"]}; use a divisor of it, or 0 for the whole batch at once.'
         )
     depth = SIZES[video['size']].depth if video['size'] in SIZES else video['depth']
     if stage['last_layers'] > depth > 0:

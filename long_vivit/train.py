@@ -91,6 +91,10 @@ def teach_all(tools, sources):
 
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
+    with jax.set_mesh(tools.mesh):
+        line = recipe.loss_in_words(tools.run, stage)
+    if line:
+        say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:

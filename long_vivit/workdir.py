@@ -21,7 +21,7 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 # fast, not what is taught.
 FREE = re.compile(
     r'(workdir|mesh|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
-    r'|stages\.\w+\.(eval|eval_batch|eval_sampler))'
+    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch)|loss\.(form|tile))'
 )
 
 

@@ -138,6 +138,12 @@ def test_all_faults_in_one_error():
         ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
         ('model.video.size', 'XL', 'one of Ti, S, B, L, custom'),
         ('loss.max_scale', 10.0, 'below the first scale'),
+        ('loss.kind', 'siglip', 'one of nce, sigmoid'),
+        ('loss.form', 'chunked', 'one of auto, dense, tiled, ring'),
+        ('loss.tile', 0, 'at least 1'),
+        ('loss.bias', float('nan'), 'a finite number'),
+        ('stages.short.micro_batch', -1, 'at least 0'),
+        ('stages.short.micro_batch', 5, 'does not divide stages.short.batch = 32'),
         ('optim.eps', 0.0, 'greater than 0'),
         ('optim.clip', float('inf'), '0 (never) or more'),
         ('data.tokenizer', 'none.json', 'does not exist'),
@@ -162,6 +168,14 @@ def test_missing_data_is_named_for_each_stage():
     message = faults_of(long.get_config('base'))
     for name in ('image', 'short', 'long'):
         assert f'stages.{name}.train: names no data' in message
+
+
+def test_label_smoothing_is_of_nce_only():
+    cfg = with_data()
+    cfg.loss.label_smoothing = 0.1
+    config.check(cfg)
+    cfg.loss.kind = 'sigmoid'
+    assert 'loss.label_smoothing: 0.1 is of loss.kind nce only' in faults_of(cfg)
 
 
 @pytest.mark.parametrize('kind', ['random', 'slice', 'tube', 'frame'])
