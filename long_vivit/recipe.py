@@ -9,6 +9,7 @@ from flax import nnx
 from long_vivit import optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
+from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
 from long_vivit.state import State, unflatten
@@ -51,7 +52,7 @@ def model(run, stage, vocab, key):
     video, text = run.model.video, run.model.text
     dtype = DTYPES[run.model.dtype]
     looks = view(run, stage)
-    attention = 'blockwise' if run.model.attention == 'auto' else run.model.attention
+    attention, _ = attention_of(run)
     return DualEncoder(
         video={
             'grid': looks.grid,
@@ -62,6 +63,7 @@ def model(run, stage, vocab, key):
             'heads': video.heads,
             'pool': video.pool,
             'attention': attention,
+            'split': run.model.sequence,
             'remat': video.remat,
             'dtype': dtype,
         },
@@ -80,6 +82,14 @@ def model(run, stage, vocab, key):
         temperature=run.loss.temperature,
         rngs=nnx.Rngs(params=key),
     )
+
+
+def attention_of(run):
+    """The video encoder's attention on this backend, by name, and why: see `resolve`."""
+    video = run.model.video
+    dtype, head_width = DTYPES[run.model.dtype], video.width // video.heads
+    ring = run.model.sequence == 'ring'
+    return resolve(run.model.attention, jax.default_backend(), dtype, head_width, ring=ring)
 
 
 def order_tables(run, stage):

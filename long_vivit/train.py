@@ -35,9 +35,11 @@ def train(run):
     workdir = Workdir(run.workdir)
     tokenizer = Tokenizer.load(tokenizer_file(run))
     check_devices(run)
+    attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     workdir.open(run, tokenizer.to_json())
     say(f'{workdir.path}: {", ".join(stage.name for stage in run.stages)} on {hardware()}')
+    say(f'attention: {attention} ({why})')
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
             teach_all(make_tools(run, workdir, tokenizer, stack), sources)
