@@ -85,7 +85,12 @@ def model() -> dict:
         },
         'embed': 512,  # e, the width of the joint space; >= 1
         'dtype': 'float32',  # of activations: float32 | bfloat16; parameters stay float32
-        'attention': 'auto',  # auto | blockwise (little memory) | dense (all at once)
+        'attention': 'auto',  # of the video encoder: blockwise (little memory, runs everywhere) |
+        #                       cudnn (NVIDIA, with bfloat16) | splash (TPU) | dense (all at once) |
+        #                       auto (cudnn or splash where it can run, else blockwise)
+        'sequence': 'auto',  # with the tokens split over the mesh axis seq: ulysses (each device
+        #                      has all tokens of some heads, which must divide) | ring (keys go
+        #                      round; blockwise only) | auto (ulysses where heads divide, else ring)
     }
 
 

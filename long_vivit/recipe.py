@@ -10,6 +10,7 @@ from long_vivit import optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.losses import form
+from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
 from long_vivit.state import State, unflatten
@@ -53,7 +54,7 @@ def model(run, stage, vocab, key):
     loss = run.loss  # of runs before there was the sigmoid loss it has no `kind`
     dtype = DTYPES[run.model.dtype]
     looks = view(run, stage)
-    attention = 'blockwise' if run.model.attention == 'auto' else run.model.attention
+    attention, _ = attention_of(run)
     return DualEncoder(
         video={
             'grid': looks.grid,
@@ -64,6 +65,7 @@ def model(run, stage, vocab, key):
             'heads': video.heads,
             'pool': video.pool,
             'attention': attention,
+            'split': run.model.sequence,
             'remat': video.remat,
             'dtype': dtype,
         },
@@ -83,6 +85,14 @@ def model(run, stage, vocab, key):
         logit_bias=loss.bias if vars(loss).get('kind') == 'sigmoid' else None,
         rngs=nnx.Rngs(params=key),
     )
+
+
+def attention_of(run):
+    """The video encoder's attention on this backend, by name, and why: see `resolve`."""
+    video = run.model.video
+    dtype, head_width = DTYPES[run.model.dtype], video.width // video.heads
+    ring = run.model.sequence == 'ring'
+    return resolve(run.model.attention, jax.default_backend(), dtype, head_width, ring=ring)
 
 
 def order_tables(run, stage):

@@ -65,7 +65,8 @@ RULES = {
     'model.text.kind': one_of('bidirectional', 'causal'),
     'model.embed': at_least(1),
     'model.dtype': one_of('float32', 'bfloat16'),
-    'model.attention': one_of('auto', 'blockwise', 'dense'),
+    'model.attention': one_of('auto', 'blockwise', 'dense', 'cudnn', 'splash'),
+    'model.sequence': one_of('auto', 'ulysses', 'ring'),
     'loss.kind': one_of('nce', 'sigmoid'),
     'loss.temperature': positive,
     'loss.max_scale': positive,
@@ -197,6 +198,12 @@ def shape_faults(config: dict, bad: set[str]) -> Iterator[str]:
             )
         elif video['size'] == 'custom' and value < 1:
             yield f"model.video.{field}: {value} with size 'custom'; it must be at least 1."
+    attention = config['model']['attention']
+    if config['model']['sequence'] == 'ring' and attention not in ('auto', 'blockwise'):
+        yield (
+            f"model.sequence: 'ring' computes in blocks of its own, not as model.attention = "
+            f"{attention!r} says; set that to 'blockwise', or this to 'auto'."
+        )
     for name, tower in (('video', video), ('text', text)):
         if tower['heads'] > 0 and tower['width'] % tower['heads']:
             yield (

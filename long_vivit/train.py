@@ -48,10 +48,12 @@ def train(run):
     workdir = Workdir(run.workdir)
     tokenizer = Tokenizer.load(tokenizer_file(run))
     mesh = hardware.mesh_of(run)
+    attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
     names = ', '.join(stage.name for stage in run.stages)
     say(f'{workdir.path}: {names} on {hardware.words(mesh)}')
+    say(f'attention: {attention} ({why})')
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
             teach_all(make_tools(run, workdir, tokenizer, mesh, stack), sources)

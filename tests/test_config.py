@@ -136,6 +136,8 @@ def test_all_faults_in_one_error():
         ('model.text.heads', 0, 'at least 1'),
         ('model.video.width', 0, "0 with size 'custom'"),
         ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
+        ('model.attention', 'flash', 'one of auto, blockwise, dense, cudnn, splash'),
+        ('model.sequence', 'rings', 'one of auto, ulysses, ring'),
         ('model.video.size', 'XL', 'one of Ti, S, B, L, custom'),
         ('loss.max_scale', 10.0, 'below the first scale'),
         ('loss.kind', 'siglip', 'one of nce, sigmoid'),
@@ -162,6 +164,14 @@ def test_refused(path, value, words):
     message = faults_of(cfg)
     assert words in message
     assert path in message or path == 'model.video.size'
+
+
+def test_a_ring_has_no_room_for_another_attention():
+    cfg = with_data()
+    cfg.model.update(attention='cudnn', sequence='ring')
+    assert "model.sequence: 'ring'" in faults_of(cfg)
+    cfg.model.attention = 'blockwise'
+    config.resolve(cfg)
 
 
 def test_missing_data_is_named_for_each_stage():

@@ -24,12 +24,14 @@ class VideoEncoder(nnx.Module):
     Args:
       grid: (t, h, w), sizes of the position tables in tubelets, patch rows, patch columns.
       patch: pixels along a patch side. tubelet: frames in a tubelet; 1 builds no tubelet stem.
+      attention, split: the implementation and how devices along `seq` share it, see
+        `long_vivit.models.attention.attend`.
       pool: 'mean' over all given tokens (the paper), or 'cls', a learnt token's output.
     """
 
     def __init__(
-        self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, remat, dtype,
-        rngs,
+        self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
+        remat, dtype, rngs,
     ):  # fmt: skip
         if pool not in POOLS:
             raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
@@ -41,8 +43,8 @@ class VideoEncoder(nnx.Module):
         self.positions = Positions(grid, width, rngs=rngs)
         self.cls = nnx.Param(jnp.zeros((width,))) if pool == 'cls' else None
         self.trunk = Trunk(
-            width, depth, heads, implementation=attention, causal=False, remat=remat, dtype=dtype,
-            rngs=rngs,
+            width, depth, heads, implementation=attention, split=split, causal=False, remat=remat,
+            dtype=dtype, rngs=rngs,
         )  # fmt: skip
         self.head = Linear(width, embed, bias=False, rngs=rngs)
         self.dtype = dtype
