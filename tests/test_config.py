@@ -121,7 +121,7 @@ def test_all_faults_in_one_error():
         ('stages.short.mask_rate', 1.0, 'less than 1'),
         ('stages.short.mask_rate', float('nan'), 'less than 1'),
         ('stages.image.mask_rate', 0.99, 'of 16 patches leaves less than one; it must be at most'),
-        ('stages.short.warmup_steps', 540, 'must be less than stages.short.steps = 540'),
+        ('stages.short.warmup_steps', 600, 'must be less than stages.short.steps = 600'),
         ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
         ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
         ('stages.short.image_ratio', 0.5, 'set both'),
