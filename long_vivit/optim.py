@@ -113,6 +113,7 @@ def make(
     b1: float = 0.9,
     b2: float = 0.98,
     eps: float = 1e-8,
+    moment_dtype: Any = None,
     weight_decay: float = 0.0,
     clip: float = 0.0,
     freeze: Sequence[str] = (),
@@ -125,14 +126,15 @@ def make(
     The gradients of all that is trained are cut together at the global norm `clip` (0: never);
     the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
     frozen slices get an update of exactly zero, whatever their gradient; frozen parameters have no
-    moments. The state is a pytree of arrays; both counts start at 0.
+    moments. `moment_dtype` is that of the first moment as it is stored; None: the parameter's. The
+    state is a pytree of arrays; both counts start at 0.
     """
     table = rules(
         params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth
     )
     inner = optax.named_chain(
         ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
-        ('adam', optax.scale_by_adam(b1, b2, eps)),
+        ('adam', optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),
         (
             'decay',
             optax.add_decayed_weights(

@@ -14,13 +14,16 @@ import contextlib
 from pathlib import Path
 
 import jax
+from absl import flags
 
 from long_vivit import config, recipe, sharding
+from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
+from long_vivit.profiler import Profile
 from long_vivit.stage import Stopped, Tools, score_stage, taught, teach
 from long_vivit.stop import AtOnce, Signalled, words
 from long_vivit.tables import print_results
@@ -28,19 +31,27 @@ from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
 from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
 
+PROFILE = flags.DEFINE_string(
+    'profile', '', 'START:COUNT traces so many steps from step START of this command on into '
+    'WORKDIR/profile', module_name='__main__',
+)  # fmt: skip
 
-def train(run):
-    """Teach all stages of a resolved configuration -> exit status."""
+
+def train(run, profile=''):
+    """Teach all stages of a resolved configuration -> exit status. profile: see `Profile`."""
     keep_freed_memory()
     workdir = Workdir(run.workdir)
+    profile = Profile(profile, workdir.profile, say)
     tokenizer = Tokenizer.load(tokenizer_file(run))
     check_devices(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     workdir.open(run, tokenizer.to_json())
     say(f'{workdir.path}: {", ".join(stage.name for stage in run.stages)} on {hardware()}')
+    if kept := keep_compiled(run.compile_cache, workdir.path):
+        say(kept)
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
-            teach_all(make_tools(run, workdir, tokenizer, stack), sources)
+            teach_all(make_tools(run, workdir, tokenizer, profile, stack), sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -159,7 +170,7 @@ def tokenizer_file(run):
     return file
 
 
-def make_tools(run, workdir, tokenizer, stack):
+def make_tools(run, workdir, tokenizer, profile, stack):
     """What the stages share; the files among it are closed with `stack`."""
     curves = stack.enter_context(JsonlWriter(workdir.metrics))
     writers = [curves]
@@ -172,7 +183,7 @@ def make_tools(run, workdir, tokenizer, stack):
     return Tools(
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=sharding.make_mesh(), curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
-        threads=recipe.num_threads(run), say=say,
+        threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
     )  # fmt: skip
 
 
@@ -190,4 +201,4 @@ def say(text):
 
 
 if __name__ == '__main__':
-    config.main(train, default='configs/long.py')
+    config.main(lambda run: train(run, PROFILE.value), default='configs/long.py')

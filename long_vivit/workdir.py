@@ -20,7 +20,7 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 # Fields that may differ when a run goes on: they change what is shown, saved and scored and how
 # fast, not what is taught.
 FREE = re.compile(
-    r'(workdir|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
+    r'(workdir|compile_cache|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
     r'|stages\.\w+\.(eval|eval_batch|eval_sampler))'
 )
 
@@ -37,6 +37,7 @@ class Workdir:
         self.broken = self.path / 'broken.jsonl'
         self.bad_steps = self.path / 'bad_steps.jsonl'
         self.tensorboard = self.path / 'tensorboard'
+        self.profile = self.path / 'profile'
 
     def checkpoints(self, stage):
         """The folder of a stage's checkpoints; `stage` is its name."""
