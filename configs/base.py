@@ -20,8 +20,8 @@ def get_config(arg: str = '') -> ConfigDict:
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
             'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
             'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
-            'compile_cache': 'auto',  # folder that keeps compiled programs for the next start: auto =
-            #                           .compiled beside the workdir | off | a path
+            'compile_cache': 'auto',  # folder that keeps compiled programs for the next start:
+            #                           auto = .compiled beside the workdir | off | a path
             'max_bad_steps': 20,  # steps in a row without a finite loss before stopping; >= 1
             'data': data(),
             'model': model(),
@@ -107,7 +107,7 @@ def optim() -> dict:
         'weight_decay': 0.1,  # times the learning rate, on matrices only; >= 0
         'clip': 1.0,  # global norm at which gradients are cut; 0 = never
         'freeze': ('',),  # regexes of whole parameter names that stay as they are; '' = none
-        'moment_dtype': 'float32',  # of the first moment: float32 | bfloat16 (2 bytes a parameter less)
+        'moment_dtype': 'float32',  # of the first moment: float32 | bfloat16, half the memory
         'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
     }
 

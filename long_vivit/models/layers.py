@@ -10,15 +10,23 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from long_vivit.models.attention import attend
+from long_vivit.models.attention import ATTENTION_NAMES, attend
 
-# What the backward pass finds stored instead of computing it again, by name.
+# What the backward pass of a block finds stored instead of computing it again, by name; what the
+# block was given is always stored.
+policies = jax.checkpoint_policies
 REMAT = {
     'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+    'dots': policies.dots_with_no_batch_dims_saveable,
+    'attention': policies.save_only_these_names(*ATTENTION_NAMES),
+    'full': policies.nothing_saveable,
+    'offload': policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=['block_input'],
+        offload_src='device', offload_dst='pinned_host',
+    ),
+}  # fmt: skip
 UNROLL = 4  # blocks: as shallow a trunk is written out, a fifth faster on CPU than a loop over it
 
 
@@ -128,7 +136,7 @@ class Trunk(nnx.Module):
 
     def _through(self, blocks, x, lengths):
         def step(x, block):
-            return block(x, lengths), None
+            return block(checkpoint_name(x, 'block_input'), lengths), None
 
         policy = REMAT[self.remat]
         if policy is None:
