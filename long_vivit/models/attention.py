@@ -10,11 +10,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jax.ad_checkpoint import checkpoint_name
+
+from long_vivit.models import parts
 
 IMPLEMENTATIONS = ('blockwise', 'dense')
 QUERY_BLOCK = 128  # rows of weights held at once; 64 to 256 measured alike on CPU
-ATTENTION_NAMES = 'attention_out', 'attention_lse'  # kept by model.video.remat='attention'
 MASKED = -1e30  # finite: an infinity less itself would be NaN
 
 
@@ -40,7 +40,6 @@ def attend(query, key, value, *, implementation='blockwise', lengths=None, causa
     query, key, value = (rearrange(x, 'b n m f -> b m n f') for x in (query, key, value))
     if implementation == 'dense':
         out, _ = _block_forward(query, key, value, lengths, 0, causal)
-        out = checkpoint_name(out, 'attention_out')
     else:
         out = _blockwise(query, key, value, lengths, causal)
     return rearrange(out, 'b m n f -> b n m f')
@@ -110,8 +109,8 @@ def _blockwise_forward(query, key, value, lengths, causal):
 
     firsts = _first_queries(len(queries), block)
     _, (out, lse) = jax.lax.scan(body, None, (firsts, queries))
-    out = checkpoint_name(_unblocks(out, n), 'attention_out')
-    lse = checkpoint_name(_unblocks(lse, n), 'attention_lse')
+    found = _unblocks(out, n), _unblocks(lse, n)
+    out, lse = map(parts.kept, found, parts.ATTENTION)
     return out, (query, key, value, lengths, out, lse)
 
 
