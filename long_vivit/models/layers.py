@@ -16,13 +16,22 @@ from long_vivit.models.attention import attend
 
 # What the backward pass of a block finds stored instead of computing it again, by name.
 policies = jax.checkpoint_policies
+CUDNN = 'dot_product_attention_fwd_wrapper'  # JAX's primitive, which names nothing itself
+
+
+def _keep_attention(primitive, *others, **params):
+    """True for what a block was given, and for the output and log-sum-exp of attention."""
+    named = policies.save_only_these_names(parts.BLOCK_INPUT, *parts.ATTENTION)
+    return primitive.name == CUDNN or named(primitive, *others, **params)
+
+
 REMAT = {
     'none': None,
     'dots': policies.save_from_both_policies(
         policies.dots_with_no_batch_dims_saveable,
         policies.save_only_these_names(parts.BLOCK_INPUT),
     ),
-    'attention': policies.save_only_these_names(parts.BLOCK_INPUT, *parts.ATTENTION),
+    'attention': _keep_attention,
     'full': policies.save_only_these_names(parts.BLOCK_INPUT),
     'offload': policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=[parts.BLOCK_INPUT],
