@@ -71,9 +71,14 @@ def memory(run, stage, vocab, mesh):
         optimiser=own_bytes((state.opt, state.ema)),
         batch=own_bytes(batch),
         activations=found.temp_size_in_bytes,
-        peak=found.argument_size_in_bytes + found.temp_size_in_bytes
-        + found.output_size_in_bytes - found.alias_size_in_bytes,
-    )  # fmt: skip
+        peak=peak(found),
+    )
+
+
+def peak(found):
+    """Bytes of a compiled program on one device, by its `memory_analysis`."""
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + found.temp_size_in_bytes + results
 
 
 def estimate(run, stage, vocab, mesh, chip, mfu):

@@ -22,16 +22,10 @@ from long_vivit.progress import compact, duration
 
 CLIP_VOCAB = 49_408
 
-DEVICES = flags.DEFINE_integer(
-    'devices', 1, 'devices, over all hosts', lower_bound=1, module_name='__main__'
-)
-CHIP = flags.DEFINE_string(
-    'chip', 'h100', f'what they are: {", ".join(chips.CHIPS)}', module_name='__main__'
-)
-MFU = flags.DEFINE_float(
-    'mfu', 0.4, 'utilisation to reckon speed with, 0 < x <= 1', module_name='__main__'
-)
-JSON = flags.DEFINE_bool('json', False, 'print JSON and nothing else', module_name='__main__')
+DEVICES = flags.DEFINE_integer('devices', 1, 'devices, over all hosts', lower_bound=1)
+CHIP = flags.DEFINE_string('chip', 'h100', f'what they are: {", ".join(chips.CHIPS)}')
+MFU = flags.DEFINE_float('mfu', 0.4, 'utilisation to reckon speed with, 0 < x <= 1')
+JSON = flags.DEFINE_bool('json', False, 'print JSON and nothing else')
 
 
 def main(run):

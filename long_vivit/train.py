@@ -33,7 +33,7 @@ from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
 
 PROFILE = flags.DEFINE_string(
     'profile', '', 'START:COUNT traces so many steps from step START of this command on into '
-    'WORKDIR/profile', module_name='__main__',
+    'WORKDIR/profile',
 )  # fmt: skip
 
 
@@ -134,6 +134,11 @@ def init_params(path):
 def check_devices(run):
     """Raises ValueError where a batch does not split over the devices."""
     count = sharding.make_mesh().size
+    if run.model.video.remat == 'offload' and jax.default_backend() == 'cpu':
+        raise ValueError(
+            "model.video.remat is 'offload', but on CPU the host's memory is the device's; use "
+            "'full', which computes the same"
+        )
     faults = [
         f'stages.{stage.name}.batch: {stage.batch} does not split over {count} devices; '
         f'it must be a multiple of {count}'
