@@ -24,6 +24,8 @@ def get_config(arg: str = '') -> ConfigDict:
             #                     network), data, fsdp (also splits parameters and optimiser), seq
             #                     (tokens of a video), tensor (heads, MLPs); their product is the
             #                     number of devices; one -1 = what is left; not named = 1
+            'compile_cache': 'auto',  # folder that keeps compiled programs for the next start:
+            #                           auto = .compiled beside the workdir | off | a path
             'max_bad_steps': 20,  # steps in a row without a finite loss before stopping; >= 1
             'data': data(),
             'model': model(),
@@ -72,8 +74,10 @@ def model() -> dict:
             'patch': 16,  # side of a patch in pixels; divides every stage's pixels
             'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
             'pool': 'mean',  # mean (over all tokens) | cls (a learnt token)
-            'remat': 'none',  # activations computed again in the backward pass: none | dots (all
-            #                   but matrix products) | full; less memory, more time; both towers
+            'remat': 'none',  # activations computed again in the backward pass, both towers; from
+            #                   most memory to least: none | dots (all but matrix products) |
+            #                   attention (all but attention's output) | full | offload (full, and
+            #                   what each layer starts from waits in the host's memory)
         },
         'text': {
             'width': 512,  # d; a multiple of heads
@@ -117,6 +121,7 @@ def optim() -> dict:
         'weight_decay': 0.1,  # times the learning rate, on matrices only; >= 0
         'clip': 1.0,  # global norm at which gradients are cut; 0 = never
         'freeze': ('',),  # regexes of whole parameter names that stay as they are; '' = none
+        'moment_dtype': 'float32',  # of the first moment: float32 | bfloat16, half the memory
         'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
     }
 

@@ -145,10 +145,14 @@ def flat(section: ConfigDict | Run | dict, prefix: str = '') -> Iterator[tuple[s
 # The command line ---------------------------------------------------------------------------
 
 
-def main(run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] = ()) -> None:
+def main(
+    run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] = (),
+    before: Callable[[ConfigDict], None] = lambda cfg: None,
+) -> None:  # fmt: skip
     """Runs a command: reads `--config=FILE[:WORD]` and `--config.PATH=VALUE`, calls run(Run).
 
     Without --config the file is `default`. Other flags are absl flags of the calling module.
+    `before` may complete the fields before they are checked.
     Leaves through sys.exit: with what `run` returns (None = 0), or with 2 after `error: ...` on
     stderr where the fault is the user's (see `is_user_error`); a fault of ours keeps its traceback.
     """
@@ -174,6 +178,7 @@ def main(run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] 
         logging.set_verbosity(logging.WARNING)  # the libraries' notes on each file they write
         if len(words) > 1:
             raise ValueError(f'{words[1]!r}: not understood; set fields by --config.PATH=VALUE')
+        before(holder[0].value)
         return run(resolve(holder[0].value))
 
     with user_errors():

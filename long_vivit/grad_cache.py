@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec
 
-from long_vivit.losses.ring import axis_size, batch_axes
+from long_vivit.sharding import axis_size, batch_axes
 
 
 def value_and_grad(embed, loss_of, model, batch, micro_batch):

@@ -50,6 +50,11 @@ def model_faults(run, mesh):
         heads = getattr(run.model, tower).heads
         if heads % tensor:
             yield f'model.{tower}.heads: {heads} does not split over tensor={tensor} of the mesh'
+    if run.model.video.remat == 'offload' and mesh.devices.flat[0].platform == 'cpu':
+        yield (
+            "model.video.remat: 'offload', but on CPU the host's memory is the device's; use "
+            "'full', which computes the same"
+        )
     if seq > 1 and run.model.video.pool == 'cls':
         yield f"model.video.pool: 'cls' adds a token that is no patch; use 'mean' with seq={seq}"
 

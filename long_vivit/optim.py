@@ -113,6 +113,7 @@ def make(
     b1: float = 0.9,
     b2: float = 0.98,
     eps: float = 1e-8,
+    moment_dtype: Any = None,
     weight_decay: float = 0.0,
     clip: float = 0.0,
     freeze: Sequence[str] = (),
@@ -124,15 +125,17 @@ def make(
 
     The gradients of all that is trained are cut together at the global norm `clip` (0: never);
     the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
-    frozen slices get an update of exactly zero, whatever their gradient; frozen parameters have no
-    moments. The state is a pytree of arrays; both counts start at 0.
+    frozen slices get an update of exactly zero, whatever their gradient; neither has moments: those
+    of stacked layers are as long as there are trained layers. `moment_dtype` is that of the first
+    moment as it is stored; None: the parameter's. The state is a pytree of arrays; both counts
+    start at 0.
     """
     table = rules(
         params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth
     )
     inner = optax.named_chain(
         ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
-        ('adam', optax.scale_by_adam(b1, b2, eps)),
+        ('adam', optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),
         (
             'decay',
             optax.add_decayed_weights(
@@ -147,10 +150,10 @@ def make(
 
     def update(grads, state, params):
         flat = flatten(params)
-        live = _trained(_held(flatten(grads), table), table)
+        live = _trained(flatten(grads), table)
         updates, state = inner.update(live, state, _trained(flat, table))
         zeros = {name: jnp.zeros_like(flat[name]) for name in flat if name not in updates}
-        return unflatten(params, _held(updates, table) | zeros), state
+        return unflatten(params, _whole(updates, table) | zeros), state
 
     return optax.GradientTransformation(init, update)
 
@@ -164,16 +167,21 @@ def ema_update(ema: Any, params: Any, decay: float) -> Any:
 
 
 def _trained(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
-    return {name: leaf for name, leaf in flat.items() if table[name].trained}
+    """What is trained: without frozen parameters, and of stacked layers the last slices only."""
+    return {
+        name: leaf[table[name].num_frozen :] if table[name].num_frozen else leaf
+        for name, leaf in flat.items()
+        if table[name].trained
+    }
 
 
-def _held(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
-    """The same with exact zeros in the frozen slices, even where a gradient is not finite."""
-    held = dict(flat)
-    for name, leaf in flat.items():
+def _whole(trained: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
+    """The same as long as the parameters, with exact zeros in the frozen slices."""
+    whole = dict(trained)
+    for name, leaf in trained.items():
         if count := table[name].num_frozen:
-            held[name] = leaf.at[:count].set(0)
-    return held
+            whole[name] = jnp.pad(leaf, [(count, 0)] + [(0, 0)] * (leaf.ndim - 1))
+    return whole
 
 
 def _any(regexes: Sequence[str], name: str) -> bool:

@@ -30,25 +30,32 @@ class Meter:
     Args:
       total: steps of the stage.
       start: steps done before, when resumed.
+      peak_flops: FLOP/s of all devices together; None where the chip is not known: no `mfu`.
       clock: seconds from a monotonic clock.
     """
 
-    def __init__(self, total: int, start: int = 0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, total: int, start: int = 0, peak_flops: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
         self._clock = clock
-        self._total, self._done, self._start = total, start, start
-        self._clips = self._tokens = self._steps = 0
+        self._total, self._done, self._peak = total, start, peak_flops
+        self._counts, self._all_counts = _Counts(), _Counts()
+        self._steps = 0
         self._begun = self._all_begun = clock()
         self._waited = self._all_waited = 0.0
-        self._all_clips = self._all_tokens = 0
         self._recent = None  # seconds per step, a running mean
         self._ended = None  # future of the time when the last step given to the device ended
 
-    def step(self, clips: int, tokens: int = 0) -> None:
-        """Counts a step that took `clips` examples and `tokens` video tokens, all devices."""
+    def step(self, clips: int, tokens: int = 0, flops: float = 0.0) -> None:
+        """Counts a step that took `clips` examples, `tokens` video tokens and `flops`, all devices.
+
+        flops: what the step's mathematics needs (`long_vivit.flops`), not what is computed twice.
+        """
         self._steps += 1
         self._done += 1
-        self._clips += clips
-        self._tokens += tokens
+        self._counts = self._counts.plus(clips, tokens, flops)
+        self._all_counts = self._all_counts.plus(clips, tokens, flops)
 
     def batches(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes the batches on; where none is there, measures how long nothing could be done.
@@ -80,8 +87,9 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Returns clips_per_s, tokens_per_s, data_wait_share [0, 1] and eta_s; starts anew.
 
-        The time left is by a running mean of the time per step, in which half of the weight is on
-        the newest interval. All are NaN if no step was counted.
+        Also `mfu`, model FLOPs utilisation [0, 1], where the devices' peak is known. The time left
+        is by a running mean of the time per step, in which half of the weight is on the newest
+        interval. All are NaN if no step was counted.
         """
         now = self._clock()
         seconds = now - self._begun
@@ -90,16 +98,11 @@ class Meter:
             return dict.fromkeys(names, float('nan'))
         pace = seconds / self._steps
         self._recent = pace if self._recent is None else (self._recent + pace) / 2
-        found = {
-            'clips_per_s': self._clips / seconds,
-            'tokens_per_s': self._tokens / seconds,
-            'data_wait_share': min(1.0, self._waited / seconds),
-            'eta_s': max(0, self._total - self._done) * self._recent,
+        found = self._counts.rates(seconds, self._waited, self._peak) | {
+            'eta_s': max(0, self._total - self._done) * self._recent
         }
-        self._all_clips += self._clips
-        self._all_tokens += self._tokens
         self._all_waited += self._waited
-        self._clips = self._tokens = self._steps = 0
+        self._counts, self._steps = _Counts(), 0
         self._waited, self._begun = 0.0, now
         return found
 
@@ -107,7 +110,7 @@ class Meter:
         """Forgets all time up to now: call it once the first step has been compiled and run."""
         self._begun = self._all_begun = self._clock()
         self._waited = self._all_waited = 0.0
-        self._clips = self._tokens = self._steps = self._all_clips = self._all_tokens = 0
+        self._counts, self._all_counts, self._steps = _Counts(), _Counts(), 0
 
     def totals(self) -> dict[str, float]:
         """Returns the same rates without the time left, since the start (or `skip_start`).
@@ -115,12 +118,38 @@ class Meter:
         Also `seconds`, the time they are over. Fields are named as in results.json.
         """
         seconds = max(self._clock() - self._all_begun, 1e-9)
-        return {
-            'seconds': seconds,
-            'clips_per_s': (self._all_clips + self._clips) / seconds,
-            'tokens_per_s': (self._all_tokens + self._tokens) / seconds,
-            'data_wait_share': min(1.0, (self._all_waited + self._waited) / seconds),
+        waited = self._all_waited + self._waited
+        return {'seconds': seconds} | self._all_counts.rates(seconds, waited, self._peak)
+
+
+class _Counts(NamedTuple):
+    """What some steps took."""
+
+    clips: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+
+    def plus(self, clips, tokens, flops):
+        return _Counts(self.clips + clips, self.tokens + tokens, self.flops + flops)
+
+    def rates(self, seconds, waited, peak_flops):
+        found = {
+            'clips_per_s': self.clips / seconds,
+            'tokens_per_s': self.tokens / seconds,
+            'data_wait_share': min(1.0, waited / seconds),
         }
+        return found if peak_flops is None else found | {'mfu': self.flops / seconds / peak_flops}
+
+
+def joined(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """Returns the `totals` of two parts of a stage as one; `before` may be empty."""
+    if not before:
+        return dict(now)
+    seconds = before['seconds'] + now['seconds']
+    found = {'seconds': seconds}
+    for rate in now.keys() & before.keys() - {'seconds'}:
+        found[rate] = (before[rate] * before['seconds'] + now[rate] * now['seconds']) / seconds
+    return found
 
 
 class _Pause:
@@ -190,6 +219,14 @@ def peak_memory() -> Memory:
 
     unit = 1 if sys.platform == 'darwin' else 1024
     return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'process')
+
+
+def device_peak() -> dict[str, int]:
+    """Returns {'device_peak_bytes': the most that the fullest device held}; {} where JAX's backend
+    does not count it.
+    """
+    memory = peak_memory()
+    return {'device_peak_bytes': memory.num_bytes} if memory.of == 'device' else {}
 
 
 def keep_freed_memory() -> bool:

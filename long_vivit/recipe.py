@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import optim
+from long_vivit import flops, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.losses import form
@@ -120,7 +120,8 @@ def training(run, stage, vocab):
     depth, fields = run.model.video.depth, run.optim
     optimiser = optim.make(
         like, lr=stage.lr, steps=stage.steps, warmup_steps=stage.warmup_steps, b1=fields.b1,
-        b2=fields.b2, eps=fields.eps, weight_decay=fields.weight_decay, clip=fields.clip,
+        b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
+        weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
     )  # fmt: skip
 
@@ -170,6 +171,17 @@ def batch_like(run, stage):
         'text_key': ((b,), jnp.int32),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def step_flops(run, stage, *, batch, num_patches, patch_values):
+    """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`."""
+    video, text = run.model.video, run.model.text
+    tokens = num_patches + (video.pool == 'cls')
+    return flops.training_step(
+        flops.Tower(video.width, video.depth, tokens, stage.last_layers or video.depth),
+        flops.Tower(text.width, text.depth, stage.text_length, text.depth),
+        batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
+    )  # fmt: skip
 
 
 def num_threads(run):

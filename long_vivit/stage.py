@@ -6,23 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from long_vivit import hosts, layout, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints, read_flat
+from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import below, flatten, unflatten
-from long_vivit.perf import Meter, peak_memory
+from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
 from long_vivit.stop import Stop, words
 from long_vivit.window import Window
 from long_vivit.workdir import writable
-
-
-def compiler_options():
-    """For the step on CPU: at LLVM's first level it is as fast and ready some seconds earlier."""
-    if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
-        return None
-    return {'xla_backend_optimization_level': 1}
 
 
 def end_of(result):
@@ -92,7 +86,7 @@ class Loop:
         self.stage, self.tools, self.sources, self.saved = stage, tools, sources, saved
         self.step = step
         self.window, self.due = Window(), None
-        self.running = None  # (watch, clips, tokens) of the step that the device is at
+        self.running = None  # (watch, what Meter.step takes) of the step that the device is at
         self.bad_in_a_row = 0
         self.cut_said = False
         self.cost_before = {}
@@ -121,7 +115,7 @@ class Loop:
         names = [other.name for other in tools.run.stages]
         if tools.curves:
             tools.curves.truncate(stage.name, at, names)
-        self.meter = Meter(stage.steps, at)
+        self.meter = Meter(stage.steps, at, chips.peak_flops(list(tools.mesh.devices.flat)))
         width, ear = max(map(len, names)), hosts.Ear()
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
         with (
@@ -134,7 +128,8 @@ class Loop:
                 if first:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
-                state, watch = self.step(state, sharding.place(tools.mesh, arrays, stage.batch))
+                with tools.profile.step(stage.name, step, self.running):
+                    state, watch = self.step(state, sharding.place(tools.mesh, arrays, stage.batch))
                 self.meter.at_work(watcher.submit(end_of, watch))
                 # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()
@@ -161,16 +156,19 @@ class Loop:
         for id, error in zip(batch['id'], batch['error'], strict=True):
             if error is not None and hosts.first():
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        b, k = self.stage.batch, batch['where'].shape[1]
+        b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
         self.window.add(step, batch, watch, b)
-        self.running = watch, b, b * k
+        flops = recipe.step_flops(
+            self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values
+        )
+        self.running = watch, (b, b * k, flops)
 
     def end_running(self, first=False):
         """Wait for the step that the device is at, count it, write the line that it completes."""
         if self.running is not None:
-            (watch, clips, tokens), self.running = self.running, None
+            (watch, counts), self.running = self.running, None
             jax.block_until_ready(watch)
-            self.meter.step(clips, tokens)
+            self.meter.step(*counts)
         if first:  # start-up ends here: what follows is speed
             self.tools.start_up.mark('compile and first step')
             self.bar.note(self.tools.start_up.end())
@@ -184,7 +182,7 @@ class Loop:
         (step, window), self.due = self.due, None
         self.settle(step, window)
         measured = {key: x for key, x in self.meter.read().items() if x == x}  # NaN: no full step
-        line = window.line() | measured
+        line = window.line() | measured | device_peak()
         for writer in self.tools.writers:
             writer.write(self.stage.name, step, line)
         name, shown = self.stage.name, {'recall_at_1': line.pop('recall')} | line
@@ -256,16 +254,10 @@ class Loop:
 
     def cost(self):
         """What the stage cost so far, in the fields of results.json."""
-        memory, before, now = peak_memory(), self.cost_before, self.meter.totals()
-        seconds = now['seconds'] + before.get('seconds', 0.0)
-        for rate in ('clips_per_s', 'tokens_per_s', 'data_wait_share'):
-            if before:
-                earlier = before[rate] * before['seconds']
-                now[rate] = (now[rate] * now['seconds'] + earlier) / seconds
+        memory, before = peak_memory(), self.cost_before
         return {
             'steps': self.stage.steps,
-            **now,
-            'seconds': seconds,
+            **joined(before, self.meter.totals()),
             'peak_memory_bytes': max(memory.num_bytes, before.get('peak_memory_bytes', 0)),
             'peak_memory_of': memory.of,
             'num_broken': self.tools.broken.count(self.stage.name),

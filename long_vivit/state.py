@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 import jax
 
 from long_vivit import layout
+from long_vivit.compiling import HASTY
 from long_vivit.names import below, flatten, names, unflatten
 
 __all__ = ['State', 'below', 'flatten', 'names', 'unflatten']
-
-# Drawing the parameters runs once: compiling it well takes longer than running it badly.
-HASTY = {'xla_backend_optimization_level': 0}
 
 
 class State(NamedTuple):

@@ -23,4 +23,5 @@ class Tools:
     broken: Ledger
     bad_steps: BadSteps
     threads: int
+    profile: object  # `profiler.Profile`
     say: object = print

@@ -18,11 +18,13 @@ import jax
 from absl import flags
 
 from long_vivit import config, hardware, hosts, recipe
+from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
+from long_vivit.profiler import Profile
 from long_vivit.stage import Stopped, score_stage, taught, teach
 from long_vivit.stop import AtOnce, Signalled, words
 from long_vivit.tables import print_results
@@ -32,6 +34,10 @@ from long_vivit.workdir import Workdir, writable
 from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
 
 MULTIHOST = flags.DEFINE_bool('multihost', False, 'one of several processes of one run')
+PROFILE = flags.DEFINE_string(
+    'profile', '', 'START:COUNT traces so many steps from step START of this command on into '
+    'WORKDIR/profile',
+)  # fmt: skip
 
 
 def main(run):
@@ -39,13 +45,14 @@ def main(run):
     if MULTIHOST.value:
         hosts.start()
     with hosts.one_voice():
-        return train(run)
+        return train(run, PROFILE.value)
 
 
-def train(run):
-    """Teach all stages of a resolved configuration -> exit status."""
+def train(run, profile=''):
+    """Teach all stages of a resolved configuration -> exit status. profile: see `Profile`."""
     keep_freed_memory()
     workdir = Workdir(run.workdir)
+    profile = Profile(profile, workdir.profile, say)
     tokenizer = Tokenizer.load(tokenizer_file(run))
     mesh = hardware.mesh_of(run)
     attention, why = recipe.attention_of(run)
@@ -54,9 +61,11 @@ def train(run):
     names = ', '.join(stage.name for stage in run.stages)
     say(f'{workdir.path}: {names} on {hardware.words(mesh)}')
     say(f'attention: {attention} ({why})')
+    if kept := keep_compiled(run.compile_cache, workdir.path):
+        say(kept)
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
-            teach_all(make_tools(run, workdir, tokenizer, mesh, stack), sources)
+            teach_all(make_tools(run, workdir, tokenizer, mesh, profile, stack), sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -171,7 +180,7 @@ def tokenizer_file(run):
     return file
 
 
-def make_tools(run, workdir, tokenizer, mesh, stack):
+def make_tools(run, workdir, tokenizer, mesh, profile, stack):
     """What the stages share; the files among it are closed with `stack`."""
     curves, writers = None, []
     if hosts.first():
@@ -186,7 +195,7 @@ def make_tools(run, workdir, tokenizer, mesh, stack):
     return Tools(
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=mesh, curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
-        threads=recipe.num_threads(run), say=say,
+        threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
     )  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 # Fields that may differ when a run goes on: they change what is shown, saved and scored and how
 # fast, not what is taught.
 FREE = re.compile(
-    r'(workdir|mesh|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
-    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch)|loss\.(form|tile))'
+    r'(workdir|mesh|compile_cache|max_bad_steps|data\.(dir|threads|time_limit_s|eval)'
+    r'|(log|checkpoint|eval)\.\w+|loss\.(form|tile)'
+    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch))'
 )
 
 
@@ -37,6 +38,7 @@ class Workdir:
         self.broken = self.path / 'broken.jsonl'
         self.bad_steps = self.path / 'bad_steps.jsonl'
         self.tensorboard = self.path / 'tensorboard'
+        self.profile = self.path / 'profile'
 
     def checkpoints(self, stage):
         """The folder of a stage's checkpoints; `stage` is its name."""

@@ -72,6 +72,28 @@ def test_an_interval_forgets_the_last_and_the_time_left_follows(clock):
     }  # fmt: skip
 
 
+def test_utilisation_where_the_peak_is_known(clock):
+    meter = perf.Meter(total=9, peak_flops=100.0, clock=clock)
+    for seconds, flops in ((1.0, 80.0), (3.0, 80.0)):
+        clock.now += seconds
+        meter.step(clips=8, flops=flops)
+    assert meter.read()['mfu'] == pytest.approx(160 / 4 / 100)
+    clock.now += 4
+    meter.step(clips=8, flops=40)
+    assert meter.read()['mfu'] == pytest.approx(40 / 4 / 100)
+    assert meter.totals()['mfu'] == pytest.approx(200 / 8 / 100)
+    assert 'mfu' not in perf.Meter(total=9, clock=clock).totals()
+
+
+def test_two_parts_of_a_stage_as_one():
+    before = {'seconds': 10.0, 'clips_per_s': 1.0, 'mfu': 0.2, 'peak_memory_bytes': 7}
+    now = {'seconds': 30.0, 'clips_per_s': 3.0, 'mfu': 0.4}
+    assert perf.joined(before, now) == pytest.approx(
+        {'seconds': 40.0, 'clips_per_s': 2.5, 'mfu': 0.35}
+    )
+    assert perf.joined({}, now) == now
+
+
 def test_nothing_counted_is_nan(clock):
     assert all(math.isnan(value) for value in perf.Meter(5, clock=clock).read().values())
     clock.now += 1

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ('image', 'short', 'long')
 # Fields of metrics.jsonl and results.json that are measured times or memory.
 MEASURED = {'clips_per_s', 'tokens_per_s', 'data_wait_share', 'eta_s', 'seconds'}
-MEASURED |= {'peak_memory_bytes', 'peak_memory_of'}
+MEASURED |= {'peak_memory_bytes', 'peak_memory_of', 'mfu', 'device_peak_bytes'}
 
 # Every size is set here, so that the recipe may be tuned without harm to the tests.
 FIELDS = {

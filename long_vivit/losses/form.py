@@ -8,6 +8,7 @@ auto    dense up to DENSE_UP_TO pairs; above, ring where the batch is split over
 """
 
 from long_vivit.losses import ring
+from long_vivit.sharding import axis_size, batch_axes
 
 FORMS = ('auto', 'dense', 'tiled', 'ring')
 DENSE_UP_TO = 4096  # pairs in a batch; some ten float32 matrices of that side are 0.7 GB
@@ -21,7 +22,7 @@ def chosen(form, batch):
         return form
     if batch <= DENSE_UP_TO:
         return 'dense'
-    return 'ring' if ring.batch_axes() else 'tiled'
+    return 'ring' if batch_axes() else 'tiled'
 
 
 def plan_of(form, tile, batch):
@@ -40,5 +41,5 @@ def in_words(kind, form, batch, tile):
     form = chosen(form, batch)
     if form == 'dense':
         return f'{kind} loss, dense'
-    share = f'ring of {ring.axis_size(ring.batch_axes())} devices' if form == 'ring' else 'tiled'
+    share = f'ring of {axis_size(batch_axes())} devices' if form == 'ring' else 'tiled'
     return f'{kind} loss, {share}, tiles of at most {tile} x {tile} pairs'

@@ -7,7 +7,6 @@ of the texts travel with them. No device ever holds the texts of all, nor more t
 matrix. Over one device the ring has one hop: that is the tiled form.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -17,8 +16,7 @@ from jax.sharding import PartitionSpec
 
 from long_vivit.losses import tiles
 from long_vivit.losses.pairs import sides
-
-BATCH = ('dcn', 'data', 'fsdp')  # the mesh axes that the batch is split over
+from long_vivit.sharding import axis_size, batch_axes
 
 
 class Plan(NamedTuple):
@@ -27,17 +25,6 @@ class Plan(NamedTuple):
     axes: tuple  # names of the axes of the ambient mesh that form the ring
     hops: int  # devices in the ring
     tile: int  # at most so many pairs on a side of a tile
-
-
-def axis_size(names):
-    """How many parts the ambient mesh makes of what is split over the axes `names`; int."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(name, 1) for name in names)
-
-
-def batch_axes():
-    """The axes of the ambient mesh that the batch is split over: a tuple, () where none is."""
-    return tuple(name for name in BATCH if axis_size((name,)) > 1)
 
 
 def on_one(tile):

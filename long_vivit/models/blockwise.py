@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from long_vivit.models import parts
+
 # Logits of ROWS x COLUMNS are held at once, for each head. Forward, the rows are queries; backward,
 # they are keys: then no product sums over the first dim of both factors, which XLA's CPU does at a
 # third of its speed. As much as fits in COLUMNS is done in one go, without a running maximum.
@@ -34,7 +36,7 @@ def _attend(query, key, value, lengths, causal):
 
 def _attend_forward(query, key, value, lengths, causal):
     out, lse = forward(query, key, value, lengths, causal)
-    out = out.astype(query.dtype)
+    out, lse = map(parts.kept, (out.astype(query.dtype), lse), parts.ATTENTION)
     return out, (query, key, value, lengths, out, lse)
 
 

@@ -11,15 +11,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from long_vivit.models import parts
 from long_vivit.models.attention import attend
 from long_vivit.sharding import BATCH, constrain
 
-# What the backward pass finds stored instead of computing it again, by name.
+# What the backward pass of a block finds stored instead of computing it again, by name.
+policies = jax.checkpoint_policies
+CUDNN = 'dot_product_attention_fwd_wrapper'  # JAX's primitive, which names nothing itself
+
+
+def _keep_attention(primitive, *others, **params):
+    """True for what a block was given, and for the output and log-sum-exp of attention."""
+    named = policies.save_only_these_names(parts.BLOCK_INPUT, *parts.ATTENTION)
+    return primitive.name == CUDNN or named(primitive, *others, **params)
+
+
 REMAT = {
     'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+    'dots': policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable,
+        policies.save_only_these_names(parts.BLOCK_INPUT),
+    ),
+    'attention': _keep_attention,
+    'full': policies.save_only_these_names(parts.BLOCK_INPUT),
+    'offload': policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[parts.BLOCK_INPUT],
+        offload_src='device', offload_dst='pinned_host',
+    ),
+}  # fmt: skip
 UNROLL = 4  # blocks: as shallow a trunk is written out, a fifth faster on CPU than a loop over it
 
 
@@ -96,9 +115,13 @@ class Block(nnx.Module):
         self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, lengths=None):
+    def __call__(self, x, lengths=None, *, in_parts=False):
+        """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
         x = x + self.attention(self.norm_1(x), lengths)
-        return x + gelu_linear(self.down, self.up(self.norm_2(x)))
+        return x + (parts.over_tokens(self._mlp, x) if in_parts else self._mlp(x))
+
+    def _mlp(self, x):
+        return gelu_linear(self.down, self.up(self.norm_2(x)))
 
 
 class Trunk(nnx.Module):
@@ -138,12 +161,26 @@ class Trunk(nnx.Module):
         return self.norm(x)
 
     def _through(self, blocks, x, lengths, axis):
-        def step(x, block):
-            return constrain(block(x, lengths), BATCH, axis, None), None
+        def through(block, x, lengths, **how):
+            return constrain(block(x, lengths, **how), BATCH, axis, None)
 
         policy = REMAT[self.remat]
         if policy is None:
-            return jax.lax.scan(step, x, blocks, unroll=self.depth <= UNROLL)[0]
+            return jax.lax.scan(
+                lambda x, block: (through(block, x, lengths), None), x, blocks,
+                unroll=self.depth <= UNROLL,
+            )[0]  # fmt: skip
         # Never written out: XLA would merge the second computation with the first, saving nothing.
-        step = jax.checkpoint(step, prevent_cse=False, policy=policy)
-        return jax.lax.scan(step, x, blocks)[0]
+        again = jax.checkpoint(
+            lambda block, x, lengths: through(block, parts.block_input(x), lengths, in_parts=True),
+            prevent_cse=False, policy=policy,
+        )  # fmt: skip
+        num_parts = parts.num_batch_parts(*x.shape[:2])
+        if num_parts == 1:
+            return jax.lax.scan(lambda x, block: (again(block, x, lengths), None), x, blocks)[0]
+        x, lengths = jax.tree.map(lambda leaf: parts.split(leaf, num_parts), (x, lengths))
+
+        def step(x, block):
+            return jax.lax.map(lambda part: again(block, *part), (x, lengths)), None
+
+        return parts.merge(jax.lax.scan(step, x, blocks)[0])

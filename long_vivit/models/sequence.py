@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import AxisType, PartitionSpec
 
-from long_vivit.models import blockwise
+from long_vivit.models import blockwise, parts
+from long_vivit.sharding import BATCH, SEQ, TENSOR
 
 SPLITS = ('ulysses', 'ring')
 # Axes of the mesh; see also `long_vivit.sharding`.
-BATCH, SEQ, TENSOR = ('dcn', 'data', 'fsdp'), 'seq', 'tensor'
 
 
 def resolve(split, heads, seq, tensor=1):
@@ -167,7 +167,7 @@ def _ring_forward(query, key, value, lengths, causal, size):
     nothing = jnp.zeros(query.shape, jnp.float32), jnp.full(query.shape[:3], blockwise.MASKED / 2)
     state, _ = jax.lax.scan(step, (nothing, (key, value)), jnp.arange(size - 1))
     (out, lse), _ = look(state, size - 1)
-    out = out.astype(query.dtype)
+    out, lse = map(parts.kept, (out.astype(query.dtype), lse), parts.ATTENTION)
     return out, (query, key, value, lengths, out, lse)
 
 

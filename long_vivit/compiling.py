@@ -1,0 +1,57 @@
+"""How programs are compiled, and where they are kept for the next start."""
+
+import contextlib
+import hashlib
+import platform
+import re
+from pathlib import Path
+
+import jax
+
+# Drawing the parameters runs once: compiling it well takes longer than running it badly.
+HASTY = {'xla_backend_optimization_level': 0}
+
+
+def compiler_options():
+    """For the step on CPU: at LLVM's first level it is as fast and ready some seconds earlier."""
+    if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
+        return None
+    return {'xla_backend_optimization_level': 1}
+
+
+def keep_compiled(setting, workdir):
+    """Lets JAX keep compiled programs in a folder, so that the next start need not compile.
+
+    Args:
+      setting: the field compile_cache: 'off', 'auto' (.compiled beside `workdir`) or a path.
+
+    Returns:
+      a line to print, or '' where it is off. A folder that JAX was told of already
+      (JAX_COMPILATION_CACHE_DIR) stays for 'auto'.
+    """
+    if setting == 'off':
+        jax.config.update('jax_enable_compilation_cache', False)
+        return ''
+    told = jax.config.jax_compilation_cache_dir
+    if setting == 'auto' and told:
+        return f'compiled programs are kept in {told}'
+    folder = Path(workdir).absolute().parent / '.compiled' if setting == 'auto' else Path(setting)
+    if jax.default_backend() == 'cpu':
+        folder = folder / f'cpu-{processor()}'
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+    return f'compiled programs are kept in {folder} (compile_cache)'
+
+
+def processor():
+    """Eight characters that differ where this machine's processor has other instructions.
+
+    A program compiled for one processor must not be loaded on a lesser one, as may happen where
+    the folder is shared: JAX's key of a program does not tell them apart.
+    """
+    found = platform.machine()
+    with contextlib.suppress(OSError):  # Linux only
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        found += next((line for line in lines if re.match('flags|Features', line)), '')
+    return hashlib.sha256(found.encode()).hexdigest()[:8]

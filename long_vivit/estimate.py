@@ -1,0 +1,156 @@
+"""What a stage will take before anything is allocated: memory from the compiled step, FLOPs, speed.
+
+The step is the trainer's own (`recipe.training`), lowered from shapes and compiled for devices of
+XLA's CPU backend that stand in for the real ones.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import jax
+
+from long_vivit import compiling, config, recipe, sharding
+from long_vivit.names import below, flatten
+
+# XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
+OPTIONS = compiling.HASTY
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. The peak counts what is used again for the new state once."""
+
+    parameters: int
+    optimiser: int  # the moments, and the running mean of the parameters
+    batch: int
+    activations: int  # all that lives within the step: activations, gradients, scratch
+    peak: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage on `devices` devices of a chip."""
+
+    stage: str
+    num_parameters: int
+    memory: Memory
+    flops_per_step: int  # all devices
+    step_seconds: float  # at the utilisation that was stated
+    clips_per_s: float
+    fits: bool
+
+    def to_dict(self):
+        return asdict(self)
+
+
+def compiled(run, stage, vocab, mesh):
+    """The compiled training step of a stage, and the State and batch it takes as shapes."""
+    init, step = recipe.training(run, stage, vocab)
+    state = sharding.like(jax.eval_shape(init), sharding.everywhere(mesh))
+    batch = sharding.like(recipe.batch_like(run, stage), sharding.over_batch(mesh))
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        return lowered.compile(compiler_options=OPTIONS), state, batch
+
+
+def own_bytes(tree):
+    """Bytes of the leaves (ShapeDtypeStruct with shardings) on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def memory(run, stage, vocab, mesh):
+    """The `Memory` of a training step of the stage."""
+    program, state, batch = compiled(run, stage, vocab, mesh)
+    found = program.memory_analysis()
+    return Memory(
+        parameters=own_bytes(state.model),
+        optimiser=own_bytes((state.opt, state.ema)),
+        batch=own_bytes(batch),
+        activations=found.temp_size_in_bytes,
+        peak=peak(found),
+    )
+
+
+def peak(found):
+    """Bytes of a compiled program on one device, by its `memory_analysis`."""
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + found.temp_size_in_bytes + results
+
+
+def estimate(run, stage, vocab, mesh, chip, mfu):
+    """What `stage` takes on the devices of `mesh`, were they `chip`s used to the share `mfu`."""
+    b, k, values = recipe.batch_like(run, stage)['patches'].shape
+    flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
+    seconds = flops / (mfu * chip.peak_flops * mesh.size)
+    shapes = jax.eval_shape(recipe.training(run, stage, vocab)[0])
+    taken = memory(run, stage, vocab, mesh)
+    return Estimate(
+        stage=stage.name,
+        num_parameters=sum(math.prod(x.shape) for x in below(flatten(shapes), 'model').values()),
+        memory=taken,
+        flops_per_step=flops,
+        step_seconds=seconds,
+        clips_per_s=b / seconds,
+        fits=taken.peak <= chip.memory_bytes,
+    )
+
+
+def changes(run, stage, mesh):
+    """Single changes that take less memory, the least invasive first: [{path: value}].
+
+    First what leaves the result as it is, then what alters its rounding, then what alters what is
+    learnt.
+    """
+    found, path = [], f'stages.{stage.name}.'
+    if run.model.video.remat != 'full':
+        if run.model.video.remat != 'attention':
+            found.append({'model.video.remat': 'attention'})
+        found.append({'model.video.remat': 'full'})
+    if run.optim.moment_dtype != 'bfloat16':
+        found.append({'optim.moment_dtype': 'bfloat16'})
+    if run.model.dtype != 'bfloat16':
+        found.append({'model.dtype': 'bfloat16'})
+    for divisor in (2, 4):
+        if stage.batch % (divisor * mesh.size) == 0 and stage.batch // divisor >= 2:
+            found.append({f'{path}batch': stage.batch // divisor})
+    if stage.frames > 1 and stage.mask_rate < 0.75:
+        found.append({f'{path}mask_rate': 0.75})
+    last = 4
+    if run.model.video.depth > last and not 0 < stage.last_layers <= last:
+        found.append({f'{path}last_layers': last})
+    return found
+
+
+def changed(run, change):
+    """The Run with the fields at these paths set; stages go by their names."""
+    fields = json.loads(config.to_json(run))
+    for path, value in change.items():
+        section, *inner = path.split('.')
+        here = fields
+        if section == 'stages':
+            name, *inner = inner
+            here = next(one for one in fields['stages'] if one['name'] == name)
+        else:
+            inner = [section, *inner]
+        for key in inner[:-1]:
+            here = here[key]
+        assert inner[-1] in here, path
+        here[inner[-1]] = value
+    return config.frozen(fields)
+
+
+def remedies(run, stage, vocab, mesh, chip, say=lambda text: None):
+    """Those of `changes` with which the stage fits: [{'change', 'peak'}]; each is compiled."""
+    found, place = [], [one.name for one in run.stages].index(stage.name)
+    for change in changes(run, stage, mesh):
+        words = ' '.join(f'--config.{path}={value}' for path, value in change.items())
+        say(f'{stage.name}: trying {words}')
+        other = changed(run, change)
+        peak = memory(other, other.stages[place], vocab, mesh).peak
+        if peak <= chip.memory_bytes:
+            found.append({'change': words, 'peak': peak})
+    return found

@@ -1,0 +1,52 @@
+"""How much a training step computes, counted from the shapes: the numerator of utilisation.
+
+A multiply and an add are two. Counted is what the mathematics needs of matrix products: patches
+that a mask leaves out are not there, and what the device computes a second time to save memory is
+not counted. Normalisation, softmax, GELU and the optimiser are left out; together they are one or
+two parts in a hundred. XLA's own count takes a loop over the layers for one layer, so it cannot
+serve (`jax.stages.Compiled.cost_analysis`).
+"""
+
+from typing import NamedTuple
+
+TRAINED = 3  # forward, and a product each for the input's and the weights' gradient
+
+
+class Tower(NamedTuple):
+    """A transformer's share: `num_tokens` of one example through `depth` layers."""
+
+    width: int  # d
+    depth: int
+    num_tokens: int
+    num_trained: int  # of the layers, the last ones; the others only run forward
+
+    def layer(self) -> int:
+        """FLOPs of one layer's forward pass for one example: 24 n d^2 + 4 n^2 d."""
+        n, d = self.num_tokens, self.width
+        return 24 * n * d * d + 4 * n * n * d
+
+    def training(self) -> int:
+        """FLOPs of all layers, forward and backward, for one example."""
+        return self.layer() * (self.depth + (TRAINED - 1) * self.num_trained)
+
+
+def training_step(
+    video: Tower, text: Tower, *, batch: int, num_patches: int, patch_values: int, embed: int
+) -> int:
+    """FLOPs of one step of a dual encoder over a global batch, all devices together.
+
+    Args:
+      video, text: the towers; the video's tokens are the kept patches, and the learnt one of
+        pool 'cls'.
+      batch: pairs. num_patches: kept patches of one video. patch_values: numbers in a patch
+        (r * p * q * c).
+      embed: e, the width of the joint space.
+
+    The stem's input is pixels, which need no gradient, and the stem none at all below a cut
+    (`num_trained` < `depth`). The loss is a table of all pairs, forward and two products backward.
+    """
+    stem_passes = TRAINED - 1 if video.num_trained == video.depth else 1
+    stem = 2 * num_patches * patch_values * video.width * stem_passes
+    heads = 2 * (video.width + text.width) * embed * TRAINED
+    logits = 2 * batch * batch * embed * TRAINED
+    return batch * (video.training() + text.training() + stem + heads) + logits

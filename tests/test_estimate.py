@@ -1,0 +1,116 @@
+"""Plans: the compiled step of a stage, what is donated, and changes that take less memory."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from long_vivit import chips, estimate, sharding
+from tests import tiny_run
+
+VOCAB = 40
+
+
+@pytest.fixture(scope='module')
+def mesh():
+    return sharding.make_mesh(jax.devices()[:2])
+
+
+def tiny(**changes):
+    return tiny_run.resolved('no_data', 'no_run', model__video__depth=6, **changes)
+
+
+@pytest.mark.parametrize('ema', [0.0, 0.5])
+def test_no_leaf_of_the_state_is_copied(ema, mesh):
+    """All of it lies where the old state lay; JAX warns of others, and warnings are errors here."""
+    run = tiny(optim__ema=ema, optim__moment_dtype='bfloat16', stages__long__last_layers=2)
+    program, state, batch = estimate.compiled(run, run.stages[2], VOCAB, mesh)
+    found = program.memory_analysis()
+    assert found.alias_size_in_bytes == estimate.own_bytes(state)
+    assert found.argument_size_in_bytes == estimate.own_bytes((state, batch))
+
+
+def test_a_plan_of_a_stage(mesh):
+    run = tiny(optim__moment_dtype='bfloat16')
+    stage = run.stages[1]
+    found = estimate.estimate(run, stage, VOCAB, mesh, chips.named('v5e'), mfu=0.5)
+    assert found.memory.parameters == 4 * found.num_parameters
+    # two moments, one of half the width, and two counts
+    assert found.memory.optimiser == 6 * found.num_parameters + 8
+    assert found.memory.batch > stage.batch // 2 * 4 * 2 * 16 * 16 * 3
+    assert found.memory.peak > found.memory.activations + 10 * found.num_parameters
+    assert found.step_seconds == found.flops_per_step / (0.5 * 2 * 197e12)
+    assert found.clips_per_s == pytest.approx(stage.batch / found.step_seconds)
+    assert found.fits
+
+
+def test_the_memory_is_the_same_at_every_level_of_llvm(mesh):
+    """So a plan compiles in a hurry."""
+    run = tiny()
+    init, step = estimate.recipe.training(run, run.stages[0], VOCAB)
+    like = jax.eval_shape(init), estimate.recipe.batch_like(run, run.stages[0])
+    lowered = jax.jit(step, donate_argnums=0).lower(*like)
+    sizes = {
+        estimate.peak(lowered.compile(compiler_options=options).memory_analysis())
+        for options in (estimate.OPTIONS, None)
+    }
+    assert len(sizes) == 1
+
+
+def test_changes_are_those_that_there_are_the_mildest_first(mesh):
+    run = tiny(stages__long__mask_rate=0.5)
+    stage = run.stages[2]
+    found = [
+        path.split('.')[-1] for change in estimate.changes(run, stage, mesh) for path in change
+    ]
+    assert found == [
+        'remat', 'remat', 'moment_dtype', 'dtype', 'batch', 'batch', 'mask_rate', 'last_layers'
+    ]  # fmt: skip
+    least = tiny(
+        model__video__remat='full', optim__moment_dtype='bfloat16', model__dtype='bfloat16',
+        stages__long__batch=2, stages__long__mask_rate=0.75, stages__long__last_layers=4,
+    )  # fmt: skip
+    assert estimate.changes(least, least.stages[2], mesh) == []
+
+
+def test_a_changed_run():
+    run = tiny()
+    other = estimate.changed(run, {'stages.long.batch': 2, 'model.video.remat': 'full'})
+    assert other.stages[2].batch == 2 and other.model.video.remat == 'full'
+    assert other.stages[1] == run.stages[1] and run.stages[2].batch == 8
+
+
+def test_only_changes_that_make_it_fit_are_named(mesh, monkeypatch):
+    run = tiny()
+    peaks = {'none': 90, 'attention': 50, 'full': 30}
+
+    def memory(run, stage, vocab, mesh):
+        peak = peaks[run.model.video.remat] * 10**9 * stage.batch // 8
+        return estimate.Memory(0, 0, 0, 0, peak)
+
+    monkeypatch.setattr(estimate, 'memory', memory)
+    found = estimate.remedies(run, run.stages[1], VOCAB, mesh, chips.named('a100-40'))
+    assert [one['change'] for one in found] == [
+        '--config.model.video.remat=full', '--config.stages.short.batch=2'
+    ]  # fmt: skip
+
+
+def test_the_command(tmp_path):
+    """The tiny run on four devices of a chip, as JSON; no data, no work directory."""
+    flags = tiny_run.flags(tmp_path, tmp_path / 'run', run='image')
+    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    command = ['-m', 'long_vivit.plan', *flags, '--devices', '4', '--chip', 'l4', '--json']
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tiny_run.ROOT, env=environment, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan['devices'] == 4 and plan['chip_memory'] == 24 * 10**9
+    assert plan['vocabulary'] == 49_408 and 'CLIP' in plan['vocabulary_of']
+    (stage,) = plan['stages']
+    assert stage['stage'] == 'image' and stage['fits'] and stage['would_fit_with'] == []
+    assert not (tmp_path / 'run').exists()
