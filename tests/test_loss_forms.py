@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from long_vivit.losses import nce, sigmoid
 from long_vivit.losses.form import chosen, in_words, plan_of
-from long_vivit.losses.ring import BATCH, batch_axes
+from long_vivit.sharding import BATCH, batch_axes
 from tests.tiny_models import FAST
 
 KINDS = ('nce', 'sigmoid')

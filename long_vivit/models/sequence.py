@@ -22,7 +22,6 @@ from long_vivit.models import blockwise, parts
 from long_vivit.sharding import BATCH, SEQ, TENSOR
 
 SPLITS = ('ulysses', 'ring')
-# Axes of the mesh; see also `long_vivit.sharding`.
 
 
 def resolve(split, heads, seq, tensor=1):
