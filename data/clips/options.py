@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         '--codec',
         default='raw',
         choices=('raw', 'jpeg'),
-        help='raw loses nothing and reads quickest; jpeg takes a fifteenth of the room '
+        help='raw loses nothing and reads quickest; jpeg takes a tenth of the room '
         '(default: %(default)s)',
     )
     group.add_argument(

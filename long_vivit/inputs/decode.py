@@ -10,6 +10,7 @@ from .packets import OpenFile, Packets
 # Where skipping pictures that nothing refers to leaves the wanted ones bit-equal. Not AV1 (loses
 # wanted frames); elsewhere it gains nothing.
 SKIPPABLE = ('h264', 'hevc')
+END = (float('inf'), [])  # stands for the group behind the last one
 
 
 class _OutOfOrder(Exception):
@@ -55,22 +56,29 @@ class Decoder:
         self.get, self.left, self.bad = self._start(), set(wanted), []
         self.index_of = dict(zip(reversed(pts), range(len(pts) - 1, -1, -1), strict=True))
         self.position, self.latest = 0, None  # the next packet; the time of the last frame out
-        for start, goals in self._groups(wanted, whole):
+        groups = self._groups(wanted, whole)
+        for (start, goals), (following, _) in zip(groups, [*groups[1:], END], strict=True):
             if self.left.isdisjoint(goals):
                 continue  # came out behind an earlier group
             if start > self.position:
                 self.codec.flush_buffers()
                 self.position, self.latest = start, None
+            # All that the goals may depend on comes before them in the file.
+            last = max(start, max(self.index_of[goal] for goal in goals))
+            while self.position <= last:
+                self._step(skip)
+            if following > self.position:  # the decoder starts afresh there: let all out now
+                self._keep(self._push(None)[0])
+                continue
             # Frames come out in order of time: once one at or after the last packet that the goals
             # may depend on is out, no goal is still to come, and its marks of corruption are known.
-            last = max(start, max(self.index_of[goal] for goal in goals))
             barrier = max(pts[start : last + 1])
             while self.position <= len(pts) and (self.latest is None or self.latest < barrier):
                 self._step(skip)
         self._condemn(self.bad)
 
     def _step(self, skip: bool) -> None:
-        """Feeds one packet, or the end of the file, and keeps the wanted frames that come out."""
+        """Feeds one packet, or the end of the file."""
         position = self.position
         inside = position < len(self.times)
         if inside and skip:
@@ -79,6 +87,10 @@ class Decoder:
         if inside and (failed or self.corrupt[position]):
             self.bad.append(position)
         self.position += 1
+        self._keep(frames)
+
+    def _keep(self, frames: list[av.VideoFrame]) -> None:
+        """Notes the time and the damage of frames that came out, and takes the wanted ones."""
         for frame in frames:
             time = frame.pts
             if time is None or (self.latest is not None and time <= self.latest):
