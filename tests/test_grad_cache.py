@@ -80,7 +80,6 @@ def plain(kind):
 
 CASES = {
     'nce, alone': (4, NCE, ()),
-    'nce ring, data=8': (16, NCE | {'form': 'ring', 'tile': 3}, (('data', 8),)),
     'sigmoid ring, on 2 x 2 x 2': (8, SIGMOID, (('data', 2), ('fsdp', 2), ('seq', 2))),
 }
 
