@@ -26,15 +26,14 @@ def keep_compiled(setting, workdir):
       setting: the field compile_cache: 'off', 'auto' (.compiled beside `workdir`) or a path.
 
     Returns:
-      a line to print, or '' where it is off. A folder that JAX was told of already
-      (JAX_COMPILATION_CACHE_DIR) stays for 'auto'.
+      a line to print, or '' where it is off, and for 'auto' where JAX was told of a folder already
+      (JAX_COMPILATION_CACHE_DIR): that one stays.
     """
     if setting == 'off':
         jax.config.update('jax_enable_compilation_cache', False)
         return ''
-    told = jax.config.jax_compilation_cache_dir
-    if setting == 'auto' and told:
-        return f'compiled programs are kept in {told}'
+    if setting == 'auto' and jax.config.jax_compilation_cache_dir:
+        return ''
     folder = Path(workdir).absolute().parent / '.compiled' if setting == 'auto' else Path(setting)
     if jax.default_backend() == 'cpu':
         folder = folder / f'cpu-{processor()}'

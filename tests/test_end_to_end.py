@@ -204,6 +204,13 @@ def test_a_batch_that_does_not_split_over_the_devices(tiny_stories, tmp_path, mo
     assert not (tmp_path / 'run').exists()
 
 
+def test_offloading_is_refused_where_there_is_no_other_memory(tiny_stories, tmp_path):
+    run = tiny_run.resolved(tiny_stories, tmp_path / 'run', model__video__remat='offload')
+    with pytest.raises(ValueError, match="remat is 'offload', but on CPU .* use 'full'"):
+        train.train(run)
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_full_disk_harms_nothing_that_is_saved(tiny_stories, tmp_path, monkeypatch):
     run = tiny_run.resolved(tiny_stories, tmp_path / 'run', run=('image',), stages__image__eval='')
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
