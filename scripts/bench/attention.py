@@ -1,0 +1,130 @@
+"""Attention alone, forward and backward: ours beside jax.nn's and torch's.
+
+    pip install torch
+    python scripts/bench/attention.py                          # 512 and 2,048 tokens, float32
+    python scripts/bench/attention.py --shapes 1,8192,6,64 --rounds 3
+    python scripts/bench/attention.py --memory 57600 --heads 12    # compiled only: nothing is run
+
+`jax.nn` is jax.nn.dot_product_attention(implementation='xla'), `sdpa` torch's
+scaled_dot_product_attention. All take turns in one process, on the same numbers.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from long_vivit.models.attention import attend
+from long_vivit.perf import keep_freed_memory
+
+FORMS = {
+    'blockwise': partial(attend, implementation='blockwise'),
+    'dense': partial(attend, implementation='dense'),
+    'jax.nn': partial(jax.nn.dot_product_attention, implementation='xla'),
+}
+
+
+def output_and_gradients(form, query, key, value, d_out):
+    """[b, n, m, f] each -> the output and the three gradients."""
+    out, back = jax.vjp(form, query, key, value)
+    return out, *back(d_out)
+
+
+def compiled(form, shape, dtype):
+    """(forward, forward and backward), compiled."""
+    like = jax.ShapeDtypeStruct(shape, dtype)
+    both = jax.jit(partial(output_and_gradients, form)).lower(*[like] * 4).compile()
+    return jax.jit(form).lower(*[like] * 3).compile(), both
+
+
+def ours(form, values):
+    """{'forward': a function that waits for it, 'both': the same with the backward pass}."""
+    forward, both = compiled(form, values[0].shape, values[0].dtype)
+    values = [jnp.asarray(x) for x in values]
+    return {
+        'forward': lambda: jax.block_until_ready(forward(*values[:3])),
+        'both': lambda: jax.block_until_ready(both(*values)),
+    }
+
+
+def torch_sdpa(values):
+    """The same of torch, whose heads come before the tokens."""
+    import torch
+
+    query, key, value, d_out = (torch.tensor(x.swapaxes(1, 2).copy()) for x in values)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    def forward():
+        with torch.no_grad():
+            sdpa(query, key, value)
+
+    def both():
+        for x in (query, key, value):
+            x.requires_grad_(True).grad = None
+        sdpa(query, key, value).backward(d_out)
+
+    return {'forward': forward, 'both': both}
+
+
+def speed(shape, rounds):
+    """A line for each form: median (min to max) of both passes."""
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
+    rows = {name: ours(form, values) for name, form in FORMS.items()} | {'sdpa': torch_sdpa(values)}
+    seconds = {(row, part): [] for row in rows for part in ('forward', 'both')}
+    for turn in range(rounds + 1):
+        for row, part in seconds:
+            begun = time.perf_counter()
+            rows[row][part]()
+            if turn:  # the first round warms up
+                seconds[row, part].append(time.perf_counter() - begun)
+    print('b, n, m, f = ' + ', '.join(map(str, shape)))
+    for row in rows:
+        parts = [f'{part} {spread(seconds[row, part])}' for part in ('forward', 'both')]
+        print(f'  {row:10} ' + '; '.join(parts), flush=True)
+
+
+def spread(seconds):
+    """'12.3 ms (11.9 to 14.0)'."""
+    low, middle, high = (1e3 * x for x in (min(seconds), statistics.median(seconds), max(seconds)))
+    return f'{middle:.1f} ms ({low:.1f} to {high:.1f})'
+
+
+def memory(n, heads, head_width):
+    """Temporary memory of the compiled blockwise form, both passes, in both dtypes."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        shape = (1, n, heads, head_width)
+        parts = compiled(FORMS['blockwise'], shape, dtype)
+        sizes = [x.memory_analysis().temp_size_in_bytes / 2**20 for x in parts]
+        one = np.prod(shape) * jnp.dtype(dtype).itemsize / 2**20
+        print(
+            f'{jnp.dtype(dtype).name:9} {n} tokens, {heads} heads: temporary {sizes[0]:.0f} MiB '
+            f'forward, {sizes[1]:.0f} with backward; the queries alone are {one:.0f}'
+        )
+
+
+def main():
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--shapes', nargs='+', default=['4,512,6,64', '2,2048,6,64'])
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--memory', type=int, nargs='+', default=[], metavar='TOKENS')
+    parser.add_argument('--heads', type=int, default=16)
+    args = parser.parse_args()
+    keep_freed_memory()
+    for n in args.memory:
+        memory(n, args.heads, 64)
+    for shape in [] if args.memory else args.shapes:
+        speed(tuple(map(int, shape.split(','))), args.rounds)
+
+
+if __name__ == '__main__':
+    main()
