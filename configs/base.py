@@ -147,7 +147,7 @@ def stage(**changes) -> ConfigDict:
             'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
             'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
             'mask_kind': 'tube',  # random | slice | tube | frame: which patches are left out
-            'mask_rate': 0.0,  # share of the patches left out when training; 0 <= x < 1
+            'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2
