@@ -173,7 +173,10 @@ def _protocol(source, view, texts, num_cut, broken):
 
 def broken_message(source, broken, limit=20):
     """One message for all broken videos: {row: VideoError}."""
-    lines = [f'  {source[row].id}: {error}' for row, error in list(broken.items())[:limit]]
+    lines = [
+        f'  {source[row].id}: {error.reason}: {error.detail}'
+        for row, error in list(broken.items())[:limit]
+    ]
     more = [f'  ... and {len(broken) - limit} more'] if len(broken) > limit else []
     head = (
         f'{source.name}: {len(broken)} of {len(source)} videos cannot be read, so no true score '
