@@ -1,11 +1,12 @@
 """Embed a data set with a model and score retrieval on it, with the protocol beside the score."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 
-from long_vivit import sharding
+from long_vivit import hosts, layout, sharding
 from long_vivit.bootstrap import recall_interval
 from long_vivit.inputs.pipeline import Clips, read_ahead
 from long_vivit.metrics import both_ways, twin_accuracy
@@ -13,14 +14,14 @@ from long_vivit.metrics import both_ways, twin_accuracy
 
 @jax.jit
 def encode_patches(model, patches, where):
-    """The compiled video tower: z_video float32 [b, e]; see `VideoEncoder`."""
-    return model.video(patches, where)
+    """The compiled video tower: z_video float32 [b, e], on every device; see `VideoEncoder`."""
+    return sharding.constrain(model.video(patches, where), None, None)
 
 
 @jax.jit
 def encode_tokens(model, tokens, lengths):
-    """The compiled text tower: z_text float32 [b, e]; see `TextEncoder`."""
-    return model.text(tokens, lengths)
+    """The compiled text tower: z_text float32 [b, e], on every device; see `TextEncoder`."""
+    return sharding.constrain(model.text(tokens, lengths), None, None)
 
 
 def _padded(rows, size):
@@ -28,46 +29,59 @@ def _padded(rows, size):
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 
+def _full(batch, mesh):
+    """The batch in whole rows for each part of the mesh."""
+    parts = sharding.batch_parts(mesh)
+    return -(-batch // parts) * parts
+
+
 def embed_videos(model, clips, *, threads=1, mesh=None):
     """Videos as unit vectors.
 
     Args:
-      clips: `Clips`, or any sequence of such batches with its `batch`.
+      clips: `Clips` of all rows; each process reads those that its devices need.
 
     Returns:
       z_video float32 [o, n, e], for each frame order of `clips` and in the order of the source (a
-      broken video's row is zero), and the broken ones as {row: VideoError}.
+      broken video's row is zero), and the broken ones as {row: 'reason: detail'}.
     """
     mesh = mesh or sharding.make_mesh()
     found, broken = [], {}
-    for batch in read_ahead(clips, threads=threads):
-        size = len(batch['id'])
-        full = -(-clips.batch // mesh.size) * mesh.size
-        where, shown = _padded(batch['where'], full), _padded(batch['patches'], full)
-        each = [{'patches': one, 'where': where} for one in np.moveaxis(shown, 1, 0)]
-        z = [encode_patches(model, **sharding.place(mesh, arrays)) for arrays in each]
-        z = np.stack([np.asarray(one)[:size] for one in z])
-        for row, error in enumerate(batch['error']):
+    full, total = _full(clips.batch, mesh), len(clips.source)
+    rows = sharding.rows_here(mesh, full)
+    ahead = read_ahead(replace(clips, rows=rows), threads=threads)
+    for first, batch in zip(range(0, total, clips.batch), ahead, strict=True):
+        each = [
+            {'patches': shown, 'where': batch['where']}
+            for shown in np.moveaxis(batch['patches'], 1, 0)
+        ]
+        with jax.set_mesh(mesh):
+            z = [encode_patches(model, **sharding.place(mesh, one, full)) for one in each]
+        found.append(np.stack(z)[:, : min(clips.batch, total - first)])
+        for row, error in zip(rows, batch['error'], strict=True):
             if error is not None:
-                broken[len(found) * clips.batch + row] = error
-                z[:, row] = 0
-        found.append(z)
-    return np.concatenate(found, axis=1), broken
+                broken[first + int(row)] = f'{error.reason}: {error.detail}'
+    z_video = np.concatenate(found, axis=1)
+    broken = {row: text for part in hosts.gathered(list(broken.items())) for row, text in part}
+    z_video[:, list(broken)] = 0
+    return z_video, broken
 
 
 def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
     """Texts as unit vectors float32 [n, e], and how many were cut at `length` tokens."""
     mesh = mesh or sharding.make_mesh()
-    batch = -(-batch // mesh.size) * mesh.size
+    batch = _full(batch, mesh)
+    here = sharding.rows_here(mesh, batch)
     tokens = tokenizer.encode(texts, length)
     found = []
     for i in range(0, len(texts), batch):
         rows = slice(i, i + batch)
         arrays = {
-            'tokens': _padded(tokens.ids[rows], batch),
-            'lengths': _padded(tokens.lengths[rows], batch),
+            'tokens': _padded(tokens.ids[rows], batch)[here],
+            'lengths': _padded(tokens.lengths[rows], batch)[here],
         }
-        z = encode_tokens(model, **sharding.place(mesh, arrays))
+        with jax.set_mesh(mesh):
+            z = encode_tokens(model, **sharding.place(mesh, arrays, batch))
         found.append(np.asarray(z)[: len(tokens.ids[rows])])
     return np.concatenate(found), tokens.num_cut
 
@@ -111,6 +125,8 @@ def score(
     Raises:
       ValueError: listing the broken videos, or an example without text.
     """
+    mesh = mesh or sharding.make_mesh()
+    model = layout.spread(model, layout.shardings(model, mesh)[0])
     texts, owner = texts_of(source, view.text)
     embed = partial(embed_texts, length=view.text_length, batch=batch, mesh=mesh)
     z_text, num_cut = embed(model, tokenizer, texts)
@@ -172,11 +188,8 @@ def _protocol(source, view, texts, num_cut, broken):
 
 
 def broken_message(source, broken, limit=20):
-    """One message for all broken videos: {row: VideoError}."""
-    lines = [
-        f'  {source[row].id}: {error.reason}: {error.detail}'
-        for row, error in list(broken.items())[:limit]
-    ]
+    """One message for all broken videos: {row: what is wrong}."""
+    lines = [f'  {source[row].id}: {error}' for row, error in list(broken.items())[:limit]]
     more = [f'  ... and {len(broken) - limit} more'] if len(broken) > limit else []
     head = (
         f'{source.name}: {len(broken)} of {len(source)} videos cannot be read, so no true score '

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 
 COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data'}  # and all that run as __main__
-PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding'}
+PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding', 'axes'}
+PURE |= {'grad_cache'}
 ONLY = {  # library -> the modules that may import it
     'orbax': {'long_vivit.checkpoints'},
     'grain': {'long_vivit.inputs.pipeline'},

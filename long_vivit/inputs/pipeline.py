@@ -1,12 +1,13 @@
 """Batches as a pure function of the step: `batches[s]` is step s's batch, on any number of hosts.
 
-An example's place in the global stream decides its frames, its patches and its caption, and the
-place is known before the stream is split over hosts. So a run resumed at step s, or on another
-number of hosts, sees what the unbroken run would have seen. Grain only brings the threads.
+An example's place in the global stream decides its frames, its patches and its caption, and each
+host reads the places that its devices need (`rows`). So a run resumed at step s, or on another
+number of hosts, or on another mesh, sees what the unbroken run would have seen, in the same order.
+Grain only brings the threads.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -204,7 +205,7 @@ def stack(examples):
 
 @dataclass(frozen=True)
 class Batches:
-    """`batches[s]`: this host's part of the global batch of step s.
+    """`batches[s]`: the `rows` of the global batch of step s, in the order of `rows`.
 
     With `images`, a share `image_ratio` of the steps takes an image batch instead of a video one,
     evenly spread; each stream goes on where it stopped.
@@ -215,12 +216,7 @@ class Batches:
     steps: int
     images: Examples | None = None
     image_ratio: float = 0.0
-    host: int = 0
-    hosts: int = 1
-
-    def __post_init__(self):
-        if self.batch % self.hosts:
-            raise ValueError(f'a batch of {self.batch} does not split over {self.hosts} hosts')
+    rows: Sequence[int] | None = None  # of the global batch, that this host needs; None: all
 
     def __len__(self):
         return self.steps
@@ -234,8 +230,8 @@ class Batches:
         is_image = self.num_images_before(step + 1) > count
         examples = self.images if is_image else self.videos
         first = (count if is_image else step - count) * self.batch
-        places = range(first + self.host, first + self.batch, self.hosts)
-        return stack([examples[place] for place in places])
+        rows = range(self.batch) if self.rows is None else self.rows
+        return stack([examples[first + int(row)] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -243,7 +239,8 @@ class Clips:
     """The videos of a source in order, for scoring: `clips[j]` is batch j, the last one shorter.
 
     Each video is decoded once and shown in each of `frame_orders` (o of FRAME_ORDERS): patches
-    uint8 [b, o, k, r*p*q*c], where int32 [b, k, 3], id, error.
+    uint8 [b, o, k, r*p*q*c], where int32 [b, k, 3], id, error. With `rows`, it has those places of
+    the batch instead; places past its end are zeros without id.
     """
 
     source: object
@@ -251,18 +248,28 @@ class Clips:
     batch: int
     frame_orders: tuple = ('ordered',)
     seed: int = 0
+    rows: Sequence[int] | None = None
 
     def __len__(self):
         return -(-len(self.source) // self.batch)
 
     def __getitem__(self, j):
-        rows = []
-        for index in range(j * self.batch, min((j + 1) * self.batch, len(self.source))):
-            example = self.source[index]
-            rng = np.random.default_rng([self.seed, 2, index])
-            shown, where, error = load_video(example, self.view, rng, self.frame_orders)
-            rows.append({'patches': shown, 'where': where, 'id': example.id, 'error': error})
-        return stack(rows)
+        first = j * self.batch
+        end = min(first + self.batch, len(self.source))
+        places = range(first, end) if self.rows is None else [first + int(r) for r in self.rows]
+        return stack([self._clip(place) if place < end else self._blank() for place in places])
+
+    def _clip(self, index):
+        example = self.source[index]
+        rng = np.random.default_rng([self.seed, 2, index])
+        shown, where, error = load_video(example, self.view, rng, self.frame_orders)
+        return {'patches': shown, 'where': where, 'id': example.id, 'error': error}
+
+    def _blank(self):
+        view, rng = self.view, np.random.default_rng(0)
+        where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
+        shape = len(self.frame_orders), len(where), view.tubelet * view.patch**2 * 3
+        return {'patches': np.zeros(shape, np.uint8), 'where': where, 'id': '', 'error': None}
 
 
 def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:
