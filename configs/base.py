@@ -130,7 +130,7 @@ def checkpoint() -> dict:
     """When to save; each stage's end is always saved."""
     return {
         'every': 500,  # steps; >= 1
-        'keep': 3,  # newest checkpoints kept; >= 1; the last one of each stage stays besides
+        'keep': 3,  # newest checkpoints kept; >= 1; the best by recall stays besides
     }
 
 
@@ -166,7 +166,7 @@ def stage(**changes) -> ConfigDict:
             'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
             'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
             'mask_kind': 'tube',  # random | slice | tube | frame: which patches are left out
-            'mask_rate': 0.0,  # share of the patches left out when training; 0 <= x < 1
+            'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2

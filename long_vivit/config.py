@@ -224,20 +224,32 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def refuse_unknown_fields(argv: Sequence[str]) -> None:
-    """Raises ValueError for a missing config file (argv[1]) and all misspelt fields at once."""
+    """Raises ValueError: no config file (argv[1]), or all misspelt fields and misread values."""
     path, _, word = argv[1].removeprefix('--config=').partition(':')
     known = dict(flat(load_file(path, word)))
     sections = {p.rsplit('.', i)[0] for p in known for i in range(1, p.count('.') + 1)}
     faults = []
-    for match in (re.match(r'--?(no)?config\.([^=]*)', arg) for arg in argv[1:]):
-        if match and match[2] not in known:
-            if match[2] in sections:
-                inside = ', '.join(p for p in known if p.startswith(match[2] + '.'))
-                faults.append(f'--config.{match[2]} is a section; set one of its fields: {inside}')
-            else:
-                faults.append(f'no field --config.{match[2]}; {nearest(match[2], list(known))}')
+    for match in (re.match(r'--?(no)?config\.([^=]*)(=)?(.*)', arg, re.S) for arg in argv[1:]):
+        if match and match[2] in known:
+            if match[3] and (wanted := misread(match[4], known[match[2]])):
+                faults.append(f'--config.{match[2]}={match[4]}: must be {wanted}')
+        elif match and match[2] in sections:
+            inside = ', '.join(p for p in known if p.startswith(match[2] + '.'))
+            faults.append(f'--config.{match[2]} is a section; set one of its fields: {inside}')
+        elif match:
+            faults.append(f'no field --config.{match[2]}; {nearest(match[2], list(known))}')
     if faults:
         raise ValueError('\n  '.join(faults))
+
+
+def misread(word: str, value: Any) -> str:
+    """What `word` must be to take the place of `value`; '' where it can."""
+    try:
+        parsers = {int: flags.IntegerParser, float: flags.FloatParser, bool: flags.BooleanParser}
+        parsers.get(type(value), flags.ArgumentParser)().parse(word)
+        return ''
+    except (ValueError, TypeError):
+        return {int: 'a whole number', float: 'a number', bool: 'True or False'}[type(value)]
 
 
 def split_config(words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -73,12 +73,15 @@ def evaluate(args):
     )  # fmt: skip
     scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
     results = plain({'stages': {stage.name: scored}})
-    if args.out and hosts.first():
-        write_json_atomic(args.out, results)
     if args.json:
         print(json.dumps(results, indent=2))
     else:
         print_results(results)
+    if args.out and hosts.first():
+        try:
+            write_json_atomic(args.out, results)
+        except OSError as error:
+            raise ValueError(f'--out={args.out}: cannot be written ({error.strerror})') from error
     return 0
 
 

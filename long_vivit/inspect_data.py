@@ -94,22 +94,22 @@ def check_example(example: sources.Example, args: argparse.Namespace) -> dict:
         'caption': example.captions,
         'long_caption': example.long_captions,
         'label': example.label,
-        'part_s': None,
-        'info': None,
-        'fault': None,
+        **dict.fromkeys(('part_s', 'info', 'fault')),
     }
     start, end = example.start_s, example.end_s
+    part = start is not None or end is not None
+    frames = args.frames or int(part)  # whether a part is there is told by reading it
     how = {'name': found['file'], 'time_limit_s': args.time_limit}
     try:
-        if args.frames:
+        if frames:
             how |= {'pixels': 16, 'start': start, 'end': end, 'max_missing': 0.0}
-            info = video.read_frames(example.video, lambda a, b: mid(a, b, args.frames), **how).info
+            info = video.read_frames(example.video, lambda a, b: mid(a, b, frames), **how).info
         else:
             info = video.probe(example.video, **how)
             if info.fault:
                 raise video.VideoError(info.fault, info.detail, found['file'])
         found['info'] = info
-        if start is not None or end is not None:
+        if part:
             found['part_s'] = min(end or math.inf, info.duration_s) - (start or 0.0)
     except video.VideoError as error:
         where = f': {found["file"]}' if error.reason == 'not-found' else ''

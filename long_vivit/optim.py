@@ -57,6 +57,11 @@ def rules(
         twice, a `last_layers` or `depth` that the parameters contradict.
     """
     flat = flatten(params_like)
+    for regex in (*freeze, *decay_skip):
+        try:
+            re.compile(regex)
+        except re.error as error:
+            raise ValueError(f'freeze: {regex!r} is no regular expression ({error})') from error
     faults = [
         f'{field}: {regex!r} matches no parameter'
         for field, table in (('freeze', freeze), ('decay_skip', decay_skip))

@@ -60,7 +60,7 @@ def embed_videos(model, clips, *, threads=1, mesh=None):
         found.append(np.stack(z)[:, : min(clips.batch, total - first)])
         for row, error in zip(rows, batch['error'], strict=True):
             if error is not None:
-                broken[first + int(row)] = str(error)
+                broken[first + int(row)] = f'{error.reason}: {error.detail}'
     z_video = np.concatenate(found, axis=1)
     broken = {row: text for part in hosts.gathered(list(broken.items())) for row, text in part}
     z_video[:, list(broken)] = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from long_vivit import axes
-from long_vivit.inputs import samplers, sources
+from long_vivit.inputs import patches, samplers, sources
 
 
 class Size(NamedTuple):
@@ -95,7 +95,7 @@ STAGE_RULES = {
     'eval_sampler': one_of(*(name for name in samplers.SAMPLERS if name not in DRAWING)),
     'fps': positive,
     'mask_kind': one_of('random', 'slice', 'tube', 'frame'),
-    'mask_rate': share,
+    'mask_rate': Rule(lambda x: 0 <= x <= patches.MAX_RATE, f'from 0 to {patches.MAX_RATE}'),
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
     'batch': at_least(2),
@@ -242,31 +242,32 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
             f'{path}text_length: {stage["text_length"]} is more than model.text.length = {rows}, '
             'the rows of the position table.'
         )
-    used = {path + 'frames', path + 'pixels', path + 'mask_rate', path + 'mask_kind'}
-    if not bad & (used | {'model.video.patch', 'model.video.tubelet'}):
-        yield from token_faults(stage, video, path)
+    yield from token_faults(stage, video, path, bad)
 
 
-def token_faults(stage: dict, video: dict, path: str) -> Iterator[str]:
+def token_faults(stage: dict, video: dict, path: str, bad: set[str]) -> Iterator[str]:
     """Frames and pixels that do not divide, and masks that leave nothing."""
-    whole = True
-    if stage['pixels'] % video['patch']:
-        whole = False
+    sides = not bad & {f'{path}pixels', 'model.video.patch'}
+    times = not bad & {f'{path}frames', 'model.video.tubelet'}
+    if sides and stage['pixels'] % video['patch']:
+        sides = False
         yield (
             f'{path}pixels: {stage["pixels"]} is not divisible by '
             f'model.video.patch = {video["patch"]}.'
         )
-    if stage['frames'] > 1 and stage['frames'] % video['tubelet']:
-        whole = False
+    if times and stage['frames'] > 1 and stage['frames'] % video['tubelet']:
+        times = False
         yield (
             f'{path}frames: {stage["frames"]} is not divisible by '
             f'model.video.tubelet = {video["tubelet"]}; use 1 for images.'
         )
+    if not (sides and times) or bad & {f'{path}mask_rate', f'{path}mask_kind'}:
+        return
     slices = max(1, stage['frames'] // video['tubelet'])
     places = (stage['pixels'] // video['patch']) ** 2
     units = {'random': slices * places, 'slice': places, 'tube': places, 'frame': slices}
     count = units[stage['mask_kind']]
-    if whole and count * (1 - stage['mask_rate']) < 1 - 1e-9:
+    if count * (1 - stage['mask_rate']) < 1 - 1e-9:
         what = 'slices' if stage['mask_kind'] == 'frame' else 'patches'
         yield (
             f'{path}mask_rate: {stage["mask_rate"]} of {count} {what} leaves less than one; '

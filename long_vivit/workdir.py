@@ -65,6 +65,9 @@ class Workdir:
     def open(self, run, tokenizer_json):
         """Makes the folder, or checks that the run in it may go on with this configuration.
 
+        A run that failed before its first line and its first checkpoint is none: it may have been
+        the configuration that was at fault.
+
         Raises ValueError: the folder cannot be written; it holds a run with another configuration
         or tokenizer (all differences are listed, and nothing has been changed).
         """
@@ -72,11 +75,18 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(bytes(2**20))
-        if self.config.exists():
+        if self.config.exists() and self._begun():
             self._check_same(run, tokenizer_json)
         with writable(self.path):
             write_text_atomic(self.tokenizer, tokenizer_json)
             write_text_atomic(self.config, config.to_json(run))
+
+    def _begun(self):
+        """Whether anything but the configuration and the tokenizer would be lost."""
+        files = (self.metrics, self.broken, self.bad_steps)
+        written = any(file.exists() and file.stat().st_size for file in files)
+        stages = self.path.glob('stages/*/*')
+        return written or any(file.is_file() or any(file.iterdir()) for file in stages)
 
     def _check_same(self, run, tokenizer_json):
         changed = [

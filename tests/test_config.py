@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs import base, long, short
 from long_vivit import config
+from long_vivit.inputs import patches
 
 ROOT = Path(__file__).parent.parent
 
@@ -118,9 +120,9 @@ def test_all_faults_in_one_error():
         ('stages.short.frames', 15, 'use 1 for images'),
         ('mesh', 'dat=2', "mesh: 'dat' in 'dat=2' is no axis; nearest: data"),
         ('mesh', 'data=-1,seq=0', 'the size of an axis must be at least 1, or -1'),
-        ('stages.short.mask_rate', 1.0, 'less than 1'),
-        ('stages.short.mask_rate', float('nan'), 'less than 1'),
-        ('stages.image.mask_rate', 0.99, 'of 16 patches leaves less than one; it must be at most'),
+        ('stages.short.mask_rate', 0.96, 'from 0 to 0.95'),
+        ('stages.short.mask_rate', float('nan'), 'from 0 to 0.95'),
+        ('stages.image.mask_rate', 0.94, 'of 16 patches leaves less than one; it must be at most'),
         ('stages.short.warmup_steps', 600, 'must be less than stages.short.steps = 600'),
         ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
         ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
@@ -188,10 +190,32 @@ def test_label_smoothing_is_of_nce_only():
     assert 'loss.label_smoothing: 0.1 is of loss.kind nce only' in faults_of(cfg)
 
 
-@pytest.mark.parametrize('kind', ['random', 'slice', 'tube', 'frame'])
+def test_a_bad_field_hides_no_fault_beside_it():
+    cfg = with_data()
+    cfg.stages.long.update(mask_rate=1.5, frames=7, pixels=60)
+    cfg.stages.short.update(frames=0, pixels=60)
+    message = faults_of(cfg)
+    assert len(message.splitlines()) == 6
+    for field in ('long.mask_rate', 'long.frames', 'long.pixels', 'short.frames', 'short.pixels'):
+        assert f'  stages.{field}: ' in message
+
+
+@pytest.mark.parametrize('kind', patches.KINDS)
+def test_whatever_mask_rate_passes_can_be_drawn(kind):
+    cfg = with_data()
+    for rate in (0.5, 0.9, 0.93, patches.MAX_RATE, 0.96, 0.999):
+        cfg.stages.short.update(mask_kind=kind, mask_rate=rate)
+        try:
+            config.check(cfg)
+        except ValueError:
+            continue
+        assert len(patches.choose(kind, (8, 4, 4), rate, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize('kind', ['slice', 'tube', 'frame'])
 def test_masks_that_keep_exactly_one_unit_pass(kind):
     cfg = with_data()
-    units = {'random': 8 * 16, 'slice': 16, 'tube': 16, 'frame': 8}[kind]
+    units = {'slice': 16, 'tube': 16, 'frame': 8}[kind]
     cfg.stages.short.update(mask_kind=kind, mask_rate=1 - 1 / units)
     config.check(cfg)
     cfg.stages.short.mask_rate = 1 - 0.9 / units
@@ -259,7 +283,6 @@ def test_errors_from_inside_libraries_are_bugs():
             return config.is_user_error(error)
 
     import jax
-    import numpy as np
 
     assert caught(lambda: config.check(long.get_config('base')))
     assert not caught(lambda: np.zeros(3).reshape(2))
@@ -307,8 +330,18 @@ def test_command_line_overrides():
         ),
         (['--config=configs/long.py:bse'], "error: configs/long.py:bse: 'bse' is no size; use"),
         (
-            ['--config.stages.long.steps=many'],
-            'error: flag --config.stages.long.steps=many: inv',
+            [
+                '--config.stages.long.steps=many',
+                '--config.seed=1.5',
+                '--config.stages.long.lr=x',
+                '--config.log.tensorboard=maybe',
+                '--config.workdri=x',
+            ],
+            'error: --config.stages.long.steps=many: must be a whole number\n'
+            '  --config.seed=1.5: must be a whole number\n'
+            '  --config.stages.long.lr=x: must be a number\n'
+            '  --config.log.tensorboard=maybe: must be True or False\n'
+            '  no field --config.workdri; nearest: workdir',
         ),
         (['--config.stages.long=1'], 'error: --config.stages.long is a section; set one of'),
         (['--seed=1'], 'error: no flag --seed; nearest: seed (as --config.PATH)'),

@@ -61,10 +61,13 @@ def test_parts_of_one_file(clips, tmp_path, capsys):
         {'video': file, 'caption': 'y', 'start': 4},
         {'video': file, 'caption': 'z', 'start': 40, 'end': 50},
     ]
-    code, report = report_of(capsys, manifest(tmp_path, rows))
-    assert code == 1 and report['files'] == 1 and report['readable'] == 2
-    assert report['broken'][0]['reason'] == 'bad-range'
-    assert report['part_s']['min'] == 4 and 9.9 < report['part_s']['total'] < 10.1
+    rows += [{'video': file, 'caption': 'z', 'start': 4, 'end': 12}]
+    for frames in ('8', '0'):
+        code, report = report_of(capsys, manifest(tmp_path, rows), f'--frames={frames}')
+        assert code == 1 and report['files'] == 1 and report['readable'] == 2
+        assert [fault['reason'] for fault in report['broken']] == ['bad-range', 'bad-range']
+        assert all('the video has 10.0' in fault['detail'] for fault in report['broken'])
+        assert report['part_s']['min'] == 4 and 9.9 < report['part_s']['total'] < 10.1
 
 
 def test_page_for_people(clips, tmp_path, capsys):

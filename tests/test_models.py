@@ -210,6 +210,18 @@ def test_each_coordinate_has_a_say(dim):
     assert np.abs(moved - embed_video(model, one['patches'], one['where'])).max() > 1e-2
 
 
+@pytest.mark.parametrize('num_slices', [1, GRID[0]])
+def test_tubelets_of_one_frame_have_a_time_where_there_are_times(num_slices):
+    """A patch of one frame may be a video's: what a table of several times adds is added."""
+    model = dual({'tubelet': 1, 'grid': (num_slices, *GRID[1:])})
+    one = batch(tubelet=1, grid=(num_slices, *GRID[1:]), k=6)
+    other = changed(model, 'video/positions/time')
+    moved = embed_video(other, one['patches'], one['where']) - embed_video(
+        model, one['patches'], one['where']
+    )
+    assert (np.abs(moved).max() > 1e-2) == (num_slices > 1)
+
+
 # Text ---------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,8 @@ def test_faults_in_one_error():
         assert text in str(error.value)
     with pytest.raises(ValueError, match='last_layers: 5 of depth 4'):
         make(dual(), last_layers=5, depth=4, **COMMON)
+    with pytest.raises(ValueError, match=r"freeze: 'text/\(' is no regular expression \(missing"):
+        make(dual(), freeze=('text/(',), **COMMON)
     with pytest.raises(ValueError, match='nothing to train'):
         make(small(), freeze=('.*',), **COMMON)
 

@@ -156,8 +156,16 @@ def test_text_that_a_stage_needs(tmp_path):
     assert 'line 2: caption: is missing' in fault_of(spec, text='caption')
     assert 'line 1: long_caption: is missing' in fault_of(spec, text='long_caption')
     assert fault_of(spec).count('is missing') == 1
+    for text, hinted in (('caption', False), ('any', False), ('long_caption', True)):
+        assert ('--config.stages.long.text=any' in fault_of(spec, text=text)) == hinted
     assert open_source(spec, text='')[1].captions == ()
     assert "must be one of 'caption'" in fault_of(spec, text='captions')
+    rows = [row(0, split='train', long_caption='Long.'), row(1, split='val'), row(2, split=3)]
+    spec = write_rows(tmp_path / 'n.jsonl', rows)
+    assert len(open_source(spec + '#train', text='long_caption')) == 1  # others' texts are theirs
+    for line, split in ((2, '#val'), (3, '#3')):
+        message = fault_of(spec + split, text='long_caption')
+        assert f'line {line}: long_caption: is missing' in message and 'one fault' in message
 
 
 def test_splits(tmp_path):

@@ -38,6 +38,7 @@ FIELDS = (
 )
 TEXTS = {'caption': ('caption',), 'long_caption': ('long_caption',), '': ()}
 TEXTS['any'] = ('caption', 'long_caption')
+MISSING = 'is missing; it must be a text or a list of texts'
 MAX_FAULTS = 50  # lines of one error message
 
 
@@ -46,7 +47,7 @@ def read_manifest(path: Path, split: str = '', text: str = 'any') -> list[dict]:
 
     path: a .jsonl or .csv file, UTF-8.
     split: take the rows of this split; '' = all rows.
-    text: what every row must have: 'caption', 'long_caption', 'any' of the two, '' = nothing.
+    text: what every row taken must have: 'caption', 'long_caption', 'any' of the two, '' = nothing.
 
     A row has exactly FIELDS: video and id are str, caption and long_caption tuples of str (which
     may be empty), start and end float or None, label and split str or None, group int or None
@@ -57,7 +58,8 @@ def read_manifest(path: Path, split: str = '', text: str = 'any') -> list[dict]:
     rows, faults = [], []
     for line, given in _parse(path, faults):
         row = {'line': line}
-        _read_row(row, given, text, lambda message, at=line: faults.append((at, message)))
+        wanted = TEXTS[text] if split in ('', str(given.get('split'))) else ()
+        _read_row(row, given, wanted, lambda message, at=line: faults.append((at, message)))
         rows.append(row)
     if not rows and not faults:
         faults.append((1, 'the file has no rows'))
@@ -126,8 +128,8 @@ def _parse_csv(content: str, faults: list) -> Iterator[tuple[int, dict]]:
         faults.append((reader.line_num, f'is not CSV: {error}'))
 
 
-def _read_row(row: dict, given: dict, text: str, fault) -> None:
-    """Fills `row` with all FIELDS from the fields as written."""
+def _read_row(row: dict, given: dict, wanted: tuple[str, ...], fault) -> None:
+    """Fills `row` with all FIELDS from the fields as written; one of `wanted` must be there."""
     misspelt = {meant: name for name in given if (meant := near_miss(name))}
     for meant, name in misspelt.items():
         fault(f'{name}: no such field; did you mean {meant!r}?')
@@ -137,9 +139,8 @@ def _read_row(row: dict, given: dict, text: str, fault) -> None:
         row['video'] = ''
     for name in ('caption', 'long_caption'):
         row[name] = _texts(name, given.get(name), fault)
-    wanted = TEXTS[text]
     if wanted and not any(row[name] or given.get(name) or name in misspelt for name in wanted):
-        fault(f'{" or ".join(wanted)}: is missing; it must be a text or a list of texts')
+        fault(f'{" or ".join(wanted)}: {MISSING}')
     row['start'], row['end'] = (_seconds(name, given.get(name), fault) for name in ('start', 'end'))
     if row['end'] is not None and row['end'] <= (row['start'] or 0.0):
         fault(f'end: {row["end"]} must be greater than start = {row["start"] or 0.0}')
@@ -242,5 +243,10 @@ def _message(path: Path, faults: list[tuple[int, str]]) -> str:
     lines = [f'  line {line}: {message}' for line, message in faults[:MAX_FAULTS]]
     if len(faults) > MAX_FAULTS:
         lines.append(f'  ... and {len(faults) - MAX_FAULTS} more')
+    if any(message == f'long_caption: {MISSING}' for _, message in faults):
+        lines.append(
+            "  where rows have captions only, set the stage's text to 'any' or 'caption': "
+            '--config.stages.long.text=any, or --text any of long_vivit.evaluate'
+        )
     count = 'one fault' if len(faults) == 1 else f'{len(faults)} faults'
     return '\n'.join([f'{path} has {count}:', *lines])

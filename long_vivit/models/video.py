@@ -19,7 +19,8 @@ class VideoEncoder(nnx.Module):
     """patches uint8 [b, k, r*p*q*c], where int32 [b, k, 3] -> z_video float32 [b, e], unit length.
 
     A patch vector as long as one frame's patch (r = 1) goes through the image stem, a longer one
-    through the tubelet stem; the trunk is shared.
+    through the tubelet stem; the trunk is shared. Images have no time, unless videos come in
+    tubelets of one frame as well: then an image is a video's frame at the time it names.
 
     Args:
       grid: (t, h, w), sizes of the position tables in tubelets, patch rows, patch columns.
@@ -51,13 +52,15 @@ class VideoEncoder(nnx.Module):
 
     def tokens(self, patches, where):
         """Patches with their positions, before the trunk: [b, k, d]."""
-        still = patches.shape[-1] == self.image_embed.kernel.shape[0]
-        if not still and self.tubelet_embed is None:
+        is_image = patches.shape[-1] == self.image_embed.kernel.shape[0]
+        if not is_image and self.tubelet_embed is None:
             raise ValueError(
                 f'patches of {patches.shape[-1]} values, but this encoder was built for images of '
                 f'{self.image_embed.kernel.shape[0]}: set model.video.tubelet above 1'
             )
-        embed = self.image_embed if still else self.tubelet_embed
+        embed = self.image_embed if is_image else self.tubelet_embed
+        # Tubelets of one frame look like images: then the table tells whether there are times.
+        still = is_image and (self.tubelet_embed is not None or len(self.positions.time) == 1)
         x = embed(patches.astype(self.dtype) / 127.5 - 1)  # 0..255 -> -1..1
         return x + self.positions(where, still=still).astype(self.dtype)
 
