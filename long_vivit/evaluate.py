@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import replace
 
-from long_vivit import config, hardware, hosts, inference, recipe, retrieval
+from long_vivit import command_line, hardware, hosts, inference, recipe, retrieval
 from long_vivit.inputs.pipeline import FRAME_ORDERS
 from long_vivit.inputs.samplers import SAMPLERS
 from long_vivit.inputs.sources import open_source
@@ -86,5 +86,5 @@ def evaluate(args):
 
 
 if __name__ == '__main__':
-    with config.user_errors():
+    with command_line.user_errors():
         sys.exit(main())

@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from long_vivit import config
+from long_vivit import command_line
 from long_vivit.inputs import sources, video
 from long_vivit.inputs.samplers import mid
 from long_vivit.inputs.text import Tokenizer
@@ -296,5 +296,5 @@ def clock(seconds: float) -> str:
 
 
 if __name__ == '__main__':
-    with config.user_errors():
+    with command_line.user_errors():
         sys.exit(main())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from long_vivit import chips, config
+from long_vivit import chips, command_line
 from long_vivit.progress import compact, duration
 
 CLIP_VOCAB = 49_408
@@ -170,4 +170,4 @@ def without_data(cfg):
 
 
 if __name__ == '__main__':
-    config.main(main, default='configs/long.py', before=without_data)
+    command_line.main(main, default='configs/long.py', before=without_data)

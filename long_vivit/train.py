@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from long_vivit import config, hardware, hosts, recipe
+from long_vivit import command_line, hardware, hosts, recipe
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -205,4 +205,4 @@ def say(text):
 
 
 if __name__ == '__main__':
-    config.main(main, default='configs/long.py')
+    command_line.main(main, default='configs/long.py')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import base, long, short
-from long_vivit import config
+from long_vivit import command_line, config
 from long_vivit.inputs import patches
 
 ROOT = Path(__file__).parent.parent
@@ -280,7 +280,7 @@ def test_errors_from_inside_libraries_are_bugs():
         try:
             call()
         except Exception as error:
-            return config.is_user_error(error)
+            return command_line.is_user_error(error)
 
     import jax
 
@@ -292,10 +292,10 @@ def test_errors_from_inside_libraries_are_bugs():
 
 COMMAND = '''
 """Shows a configuration."""
-from long_vivit import config
+from long_vivit import command_line
 def run(run):
     print(run.run, run.stages[-1].train, run.stages[-1].lr, run.log.tensorboard, run.workdir)
-config.main(run, default='configs/long.py')
+command_line.main(run, default='configs/long.py')
 '''
 
 

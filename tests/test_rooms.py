@@ -20,7 +20,7 @@ PURE |= {'grad_cache', 'flops', 'chips'}
 ONLY = {  # library -> the modules that may import it
     'orbax': {'long_vivit.checkpoints'},
     'grain': {'long_vivit.inputs.pipeline'},
-    'ml_collections': {'long_vivit.config', 'configs'},
+    'ml_collections': {'long_vivit.config', 'long_vivit.command_line', 'configs'},
     'tensorflow': set(),
     'torch': set(),
 }
