@@ -20,6 +20,10 @@ def get_config(arg: str = '') -> ConfigDict:
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
             'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
             'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
+            'mesh': 'data=-1',  # how the devices are used: sizes of dcn (slices joined by a slow
+            #                     network), data, fsdp (also splits parameters and optimiser), seq
+            #                     (tokens of a video), tensor (heads, MLPs); their product is the
+            #                     number of devices; one -1 = what is left; not named = 1
             'compile_cache': 'auto',  # folder that keeps compiled programs for the next start:
             #                           auto = .compiled beside the workdir | off | a path
             'max_bad_steps': 20,  # steps in a row without a finite loss before stopping; >= 1
@@ -85,16 +89,26 @@ def model() -> dict:
         },
         'embed': 512,  # e, the width of the joint space; >= 1
         'dtype': 'float32',  # of activations: float32 | bfloat16; parameters stay float32
-        'attention': 'auto',  # auto | blockwise (little memory) | dense (all at once)
+        'attention': 'auto',  # of the video encoder: blockwise (little memory, runs everywhere) |
+        #                       cudnn (NVIDIA, with bfloat16) | splash (TPU) | dense (all at once) |
+        #                       auto (cudnn or splash where it can run, else blockwise)
+        'sequence': 'auto',  # with the tokens split over the mesh axis seq: ulysses (each device
+        #                      has all tokens of some heads, which must divide) | ring (keys go
+        #                      round; blockwise only) | auto (ulysses where heads divide, else ring)
     }
 
 
 def loss() -> dict:
-    """The contrastive loss; the logits are `scale * cosine`, the scale is learnt."""
+    """The contrastive loss; the logits are `scale * cosine` (+ `bias`), both are learnt."""
     return {
-        'temperature': 0.07,  # 1 / scale at the start; > 0
+        'kind': 'nce',  # nce (CLIP: softmax over the batch) | sigmoid (SigLIP: pair by pair)
+        'temperature': 0.07,  # 1 / scale at the start; > 0; CLIP has 0.07, SigLIP 0.1
         'max_scale': 100.0,  # the scale is held at or below this; >= 1 / temperature
-        'label_smoothing': 0.0,  # 0 <= x < 1
+        'bias': -10.0,  # of sigmoid, at the start: nearly all pairs are negatives
+        'label_smoothing': 0.0,  # of nce; 0 <= x < 1
+        'form': 'auto',  # dense (all pairs at once) | tiled | ring (tiled, shared by the devices)
+        #                  | auto: dense up to 4096 pairs, then ring on several devices, else tiled
+        'tile': 1024,  # pairs on a side of a tile, at most; >= 1
     }
 
 
@@ -156,6 +170,8 @@ def stage(**changes) -> ConfigDict:
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2
+            'micro_batch': 0,  # pairs that the encoders take at once, over all devices, with the
+            #                    gradients of the whole batch (GradCache); divides batch; 0 = all
             'eval_batch': 64,  # pairs in a scoring step, over all devices; >= 1
             'steps': 1000,  # training steps; >= 1
             'lr': 1e-3,  # highest learning rate; > 0

@@ -58,7 +58,7 @@ def small(config: ConfigDict) -> None:
         mask_rate=0.5,
         text_length=52,
         batch=32,
-        steps=540,
+        steps=600,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(
@@ -71,7 +71,7 @@ def small(config: ConfigDict) -> None:
         text='long_caption',
         text_length=212,
         batch=32,
-        steps=420,
+        steps=500,
         lr=1e-3,
     )
 

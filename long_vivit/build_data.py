@@ -24,7 +24,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m long_vivit.build_data',
         description='Builds a data set into a folder. What is already complete is left alone.',
-        epilog=f'Data sets: {", ".join(names())}. See data/README.md.',
+        epilog=f'Data sets: {", ".join(names())}; `NAME --help` lists the options of each. '
+        'See data/README.md.',
     )
     parser.add_argument('name', metavar='NAME', help='the data set: ' + ', '.join(names()))
     parser.add_argument(
@@ -40,18 +41,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         '--workers', type=int, help='processes that work at once (default: one per core)'
     )
     parser.add_argument(
-        '--scale',
-        type=float,
-        default=1.0,
-        help='fraction of the default number of examples; it is recorded, and a later build of '
-        'another scale into the same folder is an error (default: %(default)s)',
-    )
-    parser.add_argument(
         '--overwrite',
         action='store_true',
         help='delete and build anew what is there with other settings or damaged',
     )
-    args = parser.parse_args(argv)
+    # A data set may have options of its own, shown by `NAME --help`.
+    words = sys.argv[1:] if argv is None else argv
+    name = next((word for word in words if word in names()), None)
+    if name and (DATA / name / 'options.py').is_file():
+        importlib.import_module(f'data.{name}.options').add(parser)
+    args = parser.parse_args(words)
     if args.name not in names():
         parser.error(f'no data set {args.name!r}; there are: {", ".join(names())}')
     return args
@@ -59,19 +58,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    args = parse(argv)
+    args = vars(parse(argv))
+    name, data_dir, configs = (args.pop(key) for key in ('name', 'data_dir', 'config'))
     # So that a killed build cleans up behind itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    module = importlib.import_module(f'data.{args.name}.build')
+    module = importlib.import_module(f'data.{name}.build')
     started = time.monotonic()
     try:
         with Progress() as progress:
             module.build(
-                args.data_dir,
-                tuple(dict.fromkeys(args.config or module.CONFIGS)),
-                scale=args.scale,
-                workers=args.workers,
-                overwrite=args.overwrite,
+                data_dir,
+                tuple(dict.fromkeys(configs or module.CONFIGS)),
+                **args,
                 progress=progress.update,
                 say=progress.say,
             )
@@ -79,10 +77,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except OSError as error:
-        print(f'error: cannot build into {args.data_dir}: {error}', file=sys.stderr)
+        print(f'error: cannot build into {data_dir}: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('interrupted: finished configurations stay, the rest was removed', file=sys.stderr)
+        print(
+            'interrupted: what is finished stays; the same command goes on from there',
+            file=sys.stderr,
+        )
         return 130
     print(f'done in {time.monotonic() - started:.0f} s')
     return 0

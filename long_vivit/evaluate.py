@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import replace
 
-from long_vivit import config, inference, recipe, retrieval
+from long_vivit import config, hardware, hosts, inference, recipe, retrieval
 from long_vivit.inputs.pipeline import FRAME_ORDERS
 from long_vivit.inputs.samplers import SAMPLERS
 from long_vivit.inputs.sources import open_source
@@ -34,14 +34,24 @@ def parse(argv=None):
     add('--batch', type=int, default=0, help="videos at once (default: the stage's eval_batch)")
     add('--ordered_only', action='store_true', help='not with shuffled frames, not with one frame')
     add('--allow_broken', action='store_true', help='score the videos that can be read')
+    add('--mesh', default='data=-1', metavar='AXES', help='how the devices are used: data=-1,seq=2')
+    add('--multihost', action='store_true', help='one of several processes of one evaluation')
     add('--json', action='store_true', help='print JSON and nothing else')
     add('--out', default='', metavar='FILE', help='also write the JSON to this file')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Scores what the command line names -> exit status."""
+    """Scores what the command line names, alone or as one of several processes -> exit status."""
     args = parse(argv)
+    if args.multihost:
+        hosts.start()
+    with hosts.one_voice():
+        return evaluate(args)
+
+
+def evaluate(args):
+    """Scores what the arguments name -> exit status."""
     if args.batch < 0:
         raise ValueError(f'--batch={args.batch}: it must be 1 or more')
     keep_freed_memory()
@@ -59,10 +69,11 @@ def main(argv=None):
         loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
         threads=recipe.num_threads(run), frame_orders=orders,
         allow_broken=args.allow_broken or run.eval.allow_broken,
+        mesh=hardware.mesh_to_score(args.mesh, run, view),
     )  # fmt: skip
     scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
     results = plain({'stages': {stage.name: scored}})
-    if args.out:
+    if args.out and hosts.first():
         write_json_atomic(args.out, results)
     if args.json:
         print(json.dumps(results, indent=2))

@@ -9,6 +9,8 @@ from flax import nnx
 from long_vivit import flops, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
+from long_vivit.losses import form
+from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
 from long_vivit.state import State, unflatten
@@ -49,9 +51,10 @@ def eval_view(run, stage):
 def model(run, stage, vocab, key):
     """The dual encoder of a stage, fresh; its position tables fit the stage's inputs."""
     video, text = run.model.video, run.model.text
+    loss = run.loss  # of runs before there was the sigmoid loss it has no `kind`
     dtype = DTYPES[run.model.dtype]
     looks = view(run, stage)
-    attention = 'blockwise' if run.model.attention == 'auto' else run.model.attention
+    attention, _ = attention_of(run)
     return DualEncoder(
         video={
             'grid': looks.grid,
@@ -62,6 +65,7 @@ def model(run, stage, vocab, key):
             'heads': video.heads,
             'pool': video.pool,
             'attention': attention,
+            'split': run.model.sequence,
             'remat': video.remat,
             'dtype': dtype,
         },
@@ -77,9 +81,18 @@ def model(run, stage, vocab, key):
             'dtype': dtype,
         },
         embed=run.model.embed,
-        temperature=run.loss.temperature,
+        temperature=loss.temperature,
+        logit_bias=loss.bias if vars(loss).get('kind') == 'sigmoid' else None,
         rngs=nnx.Rngs(params=key),
     )
+
+
+def attention_of(run):
+    """The video encoder's attention on this backend, by name, and why: see `resolve`."""
+    video = run.model.video
+    dtype, head_width = DTYPES[run.model.dtype], video.width // video.heads
+    ring = run.model.sequence == 'ring'
+    return resolve(run.model.attention, jax.default_backend(), dtype, head_width, ring=ring)
 
 
 def order_tables(run, stage):
@@ -123,12 +136,26 @@ def training(run, stage, vocab):
     step = make_step(
         optimiser,
         optim.lr_schedule(stage.lr, stage.steps, stage.warmup_steps),
-        max_scale=run.loss.max_scale,
-        label_smoothing=run.loss.label_smoothing,
         num_frozen=depth - stage.last_layers if stage.last_layers else 0,
         ema_decay=fields.ema,
+        micro_batch=stage.micro_batch,
+        kind=run.loss.kind,
+        max_scale=run.loss.max_scale,
+        label_smoothing=run.loss.label_smoothing,
+        form=run.loss.form,
+        tile=run.loss.tile,
     )
     return init, step
+
+
+def loss_in_words(run, stage):
+    """How a stage of a large batch comes by its loss, in a line; '' where that is plain."""
+    loss, b = run.loss, stage.batch
+    words = [form.in_words(loss.kind, loss.form, b, loss.tile)]
+    if stage.micro_batch:
+        words.append(f'the encoders take {stage.micro_batch} of {b} pairs at once')
+    plain = not stage.micro_batch and form.chosen(loss.form, b) == 'dense'
+    return '' if plain else ', '.join(words)
 
 
 def batch_like(run, stage):

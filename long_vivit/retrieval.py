@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from long_vivit import sharding
+from long_vivit import hosts, layout, sharding
 from long_vivit.bootstrap import recall_interval
 from long_vivit.inputs.pipeline import Clips, read_ahead
 from long_vivit.metrics import both_ways, twin_accuracy
@@ -14,14 +14,14 @@ from long_vivit.metrics import both_ways, twin_accuracy
 
 @jax.jit
 def encode_patches(model, patches, where):
-    """The compiled video tower: z_video float32 [b, e]; see `VideoEncoder`."""
-    return model.video(patches, where)
+    """The compiled video tower: z_video float32 [b, e], on every device; see `VideoEncoder`."""
+    return sharding.constrain(model.video(patches, where), None, None)
 
 
 @jax.jit
 def encode_tokens(model, tokens, lengths):
-    """The compiled text tower: z_text float32 [b, e]; see `TextEncoder`."""
-    return model.text(tokens, lengths)
+    """The compiled text tower: z_text float32 [b, e], on every device; see `TextEncoder`."""
+    return sharding.constrain(model.text(tokens, lengths), None, None)
 
 
 def _padded(rows, size):
@@ -29,44 +29,59 @@ def _padded(rows, size):
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 
+def _full(batch, mesh):
+    """The batch in whole rows for each part of the mesh."""
+    parts = sharding.batch_parts(mesh)
+    return -(-batch // parts) * parts
+
+
 def embed_videos(model, clips, *, threads=1, mesh=None):
     """Videos as unit vectors.
 
     Args:
-      clips: `Clips` or any sequence of batches with patches, where, id, error.
+      clips: `Clips` of all rows; each process reads those that its devices need.
 
     Returns:
-      z_video float32 [n, e] in the order of the source (a broken video's row is zero), and the
-      broken ones as {row: VideoError}.
+      z_video float32 [o, n, e], for each frame order of `clips` and in the order of the source (a
+      broken video's row is zero), and the broken ones as {row: 'reason: detail'}.
     """
     mesh = mesh or sharding.make_mesh()
     found, broken = [], {}
-    for batch in read_ahead(clips, threads=threads):
-        size = len(batch['id'])
-        full = -(-clips.batch // mesh.size) * mesh.size
-        arrays = {key: _padded(batch[key], full) for key in ('patches', 'where')}
-        z = np.array(encode_patches(model, **sharding.place(mesh, arrays))[:size])
-        for row, error in enumerate(batch['error']):
+    full, total = _full(clips.batch, mesh), len(clips.source)
+    rows = sharding.rows_here(mesh, full)
+    ahead = read_ahead(replace(clips, rows=rows), threads=threads)
+    for first, batch in zip(range(0, total, clips.batch), ahead, strict=True):
+        each = [
+            {'patches': shown, 'where': batch['where']}
+            for shown in np.moveaxis(batch['patches'], 1, 0)
+        ]
+        with jax.set_mesh(mesh):
+            z = [encode_patches(model, **sharding.place(mesh, one, full)) for one in each]
+        found.append(np.stack(z)[:, : min(clips.batch, total - first)])
+        for row, error in zip(rows, batch['error'], strict=True):
             if error is not None:
-                broken[len(found) * clips.batch + row] = error
-                z[row] = 0
-        found.append(z)
-    return np.concatenate(found), broken
+                broken[first + int(row)] = str(error)
+    z_video = np.concatenate(found, axis=1)
+    broken = {row: text for part in hosts.gathered(list(broken.items())) for row, text in part}
+    z_video[:, list(broken)] = 0
+    return z_video, broken
 
 
 def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
     """Texts as unit vectors float32 [n, e], and how many were cut at `length` tokens."""
     mesh = mesh or sharding.make_mesh()
-    batch = -(-batch // mesh.size) * mesh.size
+    batch = _full(batch, mesh)
+    here = sharding.rows_here(mesh, batch)
     tokens = tokenizer.encode(texts, length)
     found = []
     for i in range(0, len(texts), batch):
         rows = slice(i, i + batch)
         arrays = {
-            'tokens': _padded(tokens.ids[rows], batch),
-            'lengths': _padded(tokens.lengths[rows], batch),
+            'tokens': _padded(tokens.ids[rows], batch)[here],
+            'lengths': _padded(tokens.lengths[rows], batch)[here],
         }
-        z = encode_tokens(model, **sharding.place(mesh, arrays))
+        with jax.set_mesh(mesh):
+            z = encode_tokens(model, **sharding.place(mesh, arrays, batch))
         found.append(np.asarray(z)[: len(tokens.ids[rows])])
     return np.concatenate(found), tokens.num_cut
 
@@ -110,18 +125,21 @@ def score(
     Raises:
       ValueError: listing the broken videos, or an example without text.
     """
+    mesh = mesh or sharding.make_mesh()
+    model = layout.spread(model, layout.shardings(model, mesh)[0])
     texts, owner = texts_of(source, view.text)
     embed = partial(embed_texts, length=view.text_length, batch=batch, mesh=mesh)
     z_text, num_cut = embed(model, tokenizer, texts)
     group = np.array([source[i].group for i in range(len(source))])
-    scores, broken = {}, {}
-    for frame_order in frame_orders:
-        clips = Clips(source, replace(view, frame_order=frame_order), batch)
-        z_video, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
-        if broken and (not allow_broken or len(broken) == len(source)):
-            raise ValueError(broken_message(source, broken))
-        whole = np.setdiff1d(np.arange(len(source)), list(broken))
-        scores[frame_order] = _scores(z_video, z_text, owner, group, whole)
+    clips = Clips(source, view, batch, tuple(frame_orders))
+    z_videos, broken = embed_videos(model, clips, threads=threads, mesh=mesh)
+    if broken and (not allow_broken or len(broken) == len(source)):
+        raise ValueError(broken_message(source, broken))
+    whole = np.setdiff1d(np.arange(len(source)), list(broken))
+    scores = {
+        frame_order: _scores(z_video, z_text, owner, group, whole)
+        for frame_order, z_video in zip(frame_orders, z_videos, strict=True)
+    }
     return {'scores': scores, 'protocol': _protocol(source, view, texts, num_cut, broken)}
 
 
@@ -170,7 +188,7 @@ def _protocol(source, view, texts, num_cut, broken):
 
 
 def broken_message(source, broken, limit=20):
-    """One message for all broken videos: {row: VideoError}."""
+    """One message for all broken videos: {row: what is wrong}."""
     lines = [f'  {source[row].id}: {error}' for row, error in list(broken.items())[:limit]]
     more = [f'  ... and {len(broken) - limit} more'] if len(broken) > limit else []
     head = (

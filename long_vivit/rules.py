@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from long_vivit import axes
 from long_vivit.inputs import samplers, sources
 
 
@@ -42,6 +43,7 @@ def one_of(*words: str) -> Rule:
 
 
 positive = Rule(lambda x: 0 < x < float('inf'), 'greater than 0')
+finite = Rule(lambda x: abs(x) < float('inf'), 'a finite number')
 share = Rule(lambda x: 0 <= x < 1, '0 or more and less than 1')
 
 RULES = {
@@ -64,10 +66,15 @@ RULES = {
     'model.text.kind': one_of('bidirectional', 'causal'),
     'model.embed': at_least(1),
     'model.dtype': one_of('float32', 'bfloat16'),
-    'model.attention': one_of('auto', 'blockwise', 'dense'),
+    'model.attention': one_of('auto', 'blockwise', 'dense', 'cudnn', 'splash'),
+    'model.sequence': one_of('auto', 'ulysses', 'ring'),
+    'loss.kind': one_of('nce', 'sigmoid'),
     'loss.temperature': positive,
     'loss.max_scale': positive,
+    'loss.bias': finite,
     'loss.label_smoothing': share,
+    'loss.form': one_of('auto', 'dense', 'tiled', 'ring'),
+    'loss.tile': at_least(1),
     'optim.b1': share,
     'optim.b2': share,
     'optim.eps': positive,
@@ -92,6 +99,7 @@ STAGE_RULES = {
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
     'batch': at_least(2),
+    'micro_batch': at_least(0),
     'eval_batch': at_least(1),
     'steps': at_least(1),
     'lr': positive,
@@ -149,7 +157,7 @@ def value_faults(section: dict, table: dict[str, Rule], path: str = '') -> Itera
 
 
 def run_faults(config: dict) -> Iterator[str]:
-    """Stages that do not exist, and places on disk that do not."""
+    """Stages, axes of the mesh and places on disk that do not exist."""
     run, stages = config['run'], config['stages']
     if not run:
         yield f'run: names no stage; it must name some of {", ".join(stages)}.'
@@ -158,6 +166,10 @@ def run_faults(config: dict) -> Iterator[str]:
             yield f'run: {name!r} is no stage; it must be one of {", ".join(stages)}.'
     for name in {name for name in run if run.count(name) > 1}:
         yield f'run: {name!r} appears twice; each stage is taught once.'
+    try:
+        axes.parse(config['mesh'])
+    except ValueError as error:
+        yield f'mesh: {error}'
     for path in ('init', 'data.tokenizer'):
         section, key = (config['data'], 'tokenizer') if '.' in path else (config, path)
         if section[key] and '://' not in section[key] and not os.path.exists(section[key]):
@@ -167,6 +179,11 @@ def run_faults(config: dict) -> Iterator[str]:
         yield (
             f'loss.max_scale: {loss["max_scale"]} is below the first scale 1 / loss.temperature = '
             f'{1 / loss["temperature"]:.4g}; raise one of the two.'
+        )
+    if loss['kind'] == 'sigmoid' and loss['label_smoothing'] > 0:
+        yield (
+            f'loss.label_smoothing: {loss["label_smoothing"]} is of loss.kind nce only; set it to '
+            '0 with sigmoid.'
         )
 
 
@@ -183,6 +200,12 @@ def shape_faults(config: dict, bad: set[str]) -> Iterator[str]:
             )
         elif video['size'] == 'custom' and value < 1:
             yield f"model.video.{field}: {value} with size 'custom'; it must be at least 1."
+    attention = config['model']['attention']
+    if config['model']['sequence'] == 'ring' and attention not in ('auto', 'blockwise'):
+        yield (
+            f"model.sequence: 'ring' computes in blocks of its own, not as model.attention = "
+            f"{attention!r} says; set that to 'blockwise', or this to 'auto'."
+        )
     for name, tower in (('video', video), ('text', text)):
         if tower['heads'] > 0 and tower['width'] % tower['heads']:
             yield (
@@ -199,6 +222,11 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         yield (
             f'{path}warmup_steps: {stage["warmup_steps"]} must be less than '
             f'{path}steps = {stage["steps"]}.'
+        )
+    if stage['micro_batch'] > 0 and stage['batch'] % stage['micro_batch']:
+        yield (
+            f'{path}micro_batch: {stage["micro_batch"]} does not divide {path}batch = '
+            f'{stage["batch"]}; use a divisor of it, or 0 for the whole batch at once.'
         )
     depth = SIZES[video['size']].depth if video['size'] in SIZES else video['depth']
     if stage['last_layers'] > depth > 0:

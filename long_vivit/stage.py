@@ -2,19 +2,18 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from long_vivit import chips, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints, read_flat
-from long_vivit.compiling import HASTY, compiler_options
+from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
-from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import below, flatten, unflatten
 from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
+from long_vivit.state import fresh
 from long_vivit.stop import Stop, words
 from long_vivit.window import Window
 from long_vivit.workdir import writable
@@ -36,24 +35,6 @@ class Stopped(Exception):
         )
 
 
-@dataclass
-class Tools:
-    """What all stages of a run share. `writers` get every line of the curves."""
-
-    run: object
-    workdir: object
-    tokenizer: object
-    mesh: object
-    curves: object
-    writers: tuple
-    start_up: object
-    broken: Ledger
-    bad_steps: BadSteps
-    threads: int
-    profile: object  # `profiler.Profile`
-    say: object = print
-
-
 def teach(stage, tools, sources, start):
     """Teach a stage from its beginning, or go on from its newest checkpoint.
 
@@ -71,15 +52,23 @@ def teach(stage, tools, sources, start):
     run, mesh = tools.run, tools.mesh
     tools.start_up.begin()
     init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
-    everywhere = sharding.everywhere(mesh)
-    like = sharding.like(jax.eval_shape(init), everywhere)
-    step = jax.jit(step_function, donate_argnums=0, compiler_options=compiler_options())
-    with Checkpoints(tools.workdir.checkpoints(stage.name), keep=run.checkpoint.keep) as saved:
-        at = saved.latest()
+    shapes = jax.eval_shape(init)
+    lies, whole = layout.shardings(shapes, mesh)
+    for line in whole:
+        if line.startswith('model/'):
+            tools.say(f'{stage.name}: stays whole on every device: {line}')
+    step = jax.jit(
+        step_function, donate_argnums=0, compiler_options=compiler_options(),
+        out_shardings=(lies, sharding.everywhere(mesh)),
+    )  # fmt: skip
+    folder = tools.workdir.checkpoints(stage.name)
+    with jax.set_mesh(mesh), Checkpoints(folder, keep=run.checkpoint.keep) as saved:
+        at = hosts.told(saved.latest())
         loop = Loop(stage, tools, sources, saved, step)
         if at is None:
-            state = jax.jit(init, out_shardings=everywhere, compiler_options=HASTY)(start())
+            state = fresh(init, lies, start())
         else:
+            like = layout.like(shapes, lies)
             state = unflatten(like, saved.restore(at, flatten(like)))
             loop.remember(saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
@@ -117,17 +106,17 @@ class Loop:
             steps=stage.steps,
             images=images and recipe.examples(run, stage, images, tools.tokenizer, image=True),
             image_ratio=stage.image_ratio,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            rows=sharding.rows_here(tools.mesh, stage.batch),
         )
 
     def go(self, state, at):
         """Steps `at` to the end -> the last State."""
         stage, tools, every = self.stage, self.tools, self.tools.run.log.every
         names = [other.name for other in tools.run.stages]
-        tools.curves.truncate(stage.name, at, names)
+        if tools.curves:
+            tools.curves.truncate(stage.name, at, names)
         self.meter = Meter(stage.steps, at, chips.peak_flops(list(tools.mesh.devices.flat)))
-        width = max(map(len, names))
+        width, ear = max(map(len, names)), hosts.Ear()
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
         with (
             Progress(stage.name, stage.steps, at, name_width=width) as self.bar,
@@ -140,7 +129,7 @@ class Loop:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
                 with tools.profile.step(stage.name, step, self.running):
-                    state, watch = self.step(state, sharding.place(tools.mesh, arrays))
+                    state, watch = self.step(state, sharding.place(tools.mesh, arrays, stage.batch))
                 self.meter.at_work(watcher.submit(end_of, watch))
                 # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()
@@ -150,8 +139,9 @@ class Loop:
                 if step % every == 0 or step == stage.steps:
                     self.due, self.window = (step, self.window), Window()
                 self.bar.advance(step)
-                if step == stage.steps or stop.signal or self.is_time(step):
-                    self.rest(step, state, stop)
+                signal = ear(stop.signal)
+                if step == stage.steps or signal or self.is_time(step):
+                    self.rest(step, state, signal)
         return state
 
     def is_time(self, step):
@@ -164,11 +154,10 @@ class Loop:
     def note(self, step, batch, watch):
         """Remember a step until its line is written; broken videos go to their ledger at once."""
         for id, error in zip(batch['id'], batch['error'], strict=True):
-            if error is not None:
+            if error is not None and hosts.first():
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        self.window.add(batch, watch)
-        b, k, values = batch['patches'].shape
-        b *= jax.process_count()
+        b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
+        self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
             self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values
         )
@@ -212,10 +201,13 @@ class Loop:
 
         Raises ValueError after too many of them in a row.
         """
-        news = window.settle()
+        news, broken = window.settle()
+        if hosts.first():
+            for row in broken:
+                self.tools.broken.add(self.stage.name, *row)
         for place, (one, ids) in enumerate(news, step - len(news) + 1):
             self.bad_in_a_row = self.bad_in_a_row + 1 if one['skipped'] else 0
-            if one['skipped']:
+            if one['skipped'] and hosts.first():
                 self.tools.bad_steps.add(self.stage.name, place, ids, one['loss'], one['grad_norm'])
             if self.bad_in_a_row >= self.tools.run.max_bad_steps:
                 raise ValueError(
@@ -225,7 +217,7 @@ class Loop:
                     f'examples listed in {self.tools.bad_steps.path}'
                 )
 
-    def rest(self, step, state, stop):
+    def rest(self, step, state, signal):
         """Between two steps: lines written, then scores, then the checkpoint that knows of both."""
         run, stage = self.tools.run, self.stage
         self.end_running()
@@ -241,9 +233,9 @@ class Loop:
                 'bad_in_a_row': self.bad_in_a_row,
             }
             with writable(self.tools.workdir.path):
-                self.saved.save(step, flatten(state), info, metric, block=last or bool(stop.signal))
-        if stop.signal:
-            raise Stopped(stop.signal, stage.name, step)
+                self.saved.save(step, flatten(state), info, metric, block=last or bool(signal))
+        if signal:
+            raise Stopped(signal, stage.name, step)
 
     def score(self, step, state):
         """Score on the way: a line in the curves; returns the mean recall@1 of both ways."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from long_vivit import layout
+from long_vivit.compiling import HASTY
 from long_vivit.names import below, flatten, names, unflatten
 
 __all__ = ['State', 'below', 'flatten', 'names', 'unflatten']
@@ -21,3 +23,14 @@ class State(NamedTuple):
     model: Any  # the nnx Module itself, float parameters only
     opt: Any  # the state of `optim.make`
     ema: Any = None  # a second Module with the averaged parameters, or None
+
+
+def fresh(init, lies, params):
+    """init(params) laid out as `lies` says; `params`: a flat dict of arrays on this host, or None.
+
+    No device ever holds more of them than its part.
+    """
+    if params is not None:
+        model = flatten(lies.model)
+        params = {name: layout.spread(x, model[name]) for name, x in params.items()}
+    return jax.jit(init, out_shardings=lies, compiler_options=HASTY)(params)

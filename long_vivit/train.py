@@ -3,7 +3,8 @@
     python -m long_vivit.train --config=configs/long.py --config.workdir=runs/mine
 
 Everything lands in the work directory. The same command goes on where it was stopped, by whatever;
-a finished stage is not taught again.
+a finished stage is not taught again. With --multihost it is one of several processes, each started
+with the same command: on a TPU pod, under Slurm ... (scripts/); the work directory is shared.
 """
 
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from long_vivit import config, recipe, sharding
+from long_vivit import config, hardware, hosts, recipe
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -24,17 +25,27 @@ from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
-from long_vivit.stage import Stopped, Tools, score_stage, taught, teach
+from long_vivit.stage import Stopped, score_stage, taught, teach
 from long_vivit.stop import AtOnce, Signalled, words
 from long_vivit.tables import print_results
+from long_vivit.tools import Tools
 from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
 from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
 
+MULTIHOST = flags.DEFINE_bool('multihost', False, 'one of several processes of one run')
 PROFILE = flags.DEFINE_string(
     'profile', '', 'START:COUNT traces so many steps from step START of this command on into '
     'WORKDIR/profile',
 )  # fmt: skip
+
+
+def main(run):
+    """`train`, alone or as one of several processes -> exit status."""
+    if MULTIHOST.value:
+        hosts.start()
+    with hosts.one_voice():
+        return train(run, PROFILE.value)
 
 
 def train(run, profile=''):
@@ -43,15 +54,18 @@ def train(run, profile=''):
     workdir = Workdir(run.workdir)
     profile = Profile(profile, workdir.profile, say)
     tokenizer = Tokenizer.load(tokenizer_file(run))
-    check_devices(run)
+    mesh = hardware.mesh_of(run)
+    attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
-    workdir.open(run, tokenizer.to_json())
-    say(f'{workdir.path}: {", ".join(stage.name for stage in run.stages)} on {hardware()}')
+    hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
+    names = ', '.join(stage.name for stage in run.stages)
+    say(f'{workdir.path}: {names} on {hardware.words(mesh)}')
+    say(f'attention: {attention} ({why})')
     if kept := keep_compiled(run.compile_cache, workdir.path):
         say(kept)
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
-            teach_all(make_tools(run, workdir, tokenizer, profile, stack), sources)
+            teach_all(make_tools(run, workdir, tokenizer, mesh, profile, stack), sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -61,6 +75,8 @@ def train(run, profile=''):
             f'saved in {workdir.path}'
         )
         return 128 + signalled.number
+    if not hosts.first():
+        return 0
     results = {'stages': {stage.name: workdir.finished(stage.name) for stage in run.stages}}
     with writable(workdir.path):
         write_json_atomic(workdir.results, results)
@@ -72,8 +88,10 @@ def train(run, profile=''):
 
 def teach_all(tools, sources):
     """The stages that are not finished, one after the other."""
+    names = [stage.name for stage in tools.run.stages]
+    finished = hosts.told([name for name in names if tools.workdir.finished(name)])
     for stage in tools.run.stages:
-        if tools.workdir.finished(stage.name):
+        if stage.name in finished:
             say(f'{stage.name}: finished before')
         else:
             teach_and_score(stage, tools, sources[stage.name])
@@ -84,6 +102,10 @@ def teach_all(tools, sources):
 
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
+    with jax.set_mesh(tools.mesh):
+        line = recipe.loss_in_words(tools.run, stage)
+    if line:
+        say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:
@@ -92,7 +114,8 @@ def teach_and_score(stage, tools, sources):
         if tools.run.eval.ablations and stage.frames > 1:
             frame_orders = ('ordered', 'shuffled', 'one_frame')
         result |= score_stage(model, stage, tools, sources['eval'], frame_orders)
-    tools.workdir.finish(stage.name, result)
+    if hosts.first():
+        tools.workdir.finish(stage.name, result)
 
 
 def start_params(stage, tools):
@@ -131,24 +154,6 @@ def init_params(path):
     return taught(folder)
 
 
-def check_devices(run):
-    """Raises ValueError where a batch does not split over the devices."""
-    count = sharding.make_mesh().size
-    if run.model.video.remat == 'offload' and jax.default_backend() == 'cpu':
-        raise ValueError(
-            "model.video.remat is 'offload', but on CPU the host's memory is the device's; use "
-            "'full', which computes the same"
-        )
-    faults = [
-        f'stages.{stage.name}.batch: {stage.batch} does not split over {count} devices; '
-        f'it must be a multiple of {count}'
-        for stage in run.stages
-        if stage.batch % count
-    ]
-    if faults:
-        raise ValueError('\n  '.join(['the configuration does not fit the hardware:', *faults]))
-
-
 def open_sources(run, stage):
     """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
     directory = run.data.dir
@@ -175,29 +180,23 @@ def tokenizer_file(run):
     return file
 
 
-def make_tools(run, workdir, tokenizer, profile, stack):
+def make_tools(run, workdir, tokenizer, mesh, profile, stack):
     """What the stages share; the files among it are closed with `stack`."""
-    curves = stack.enter_context(JsonlWriter(workdir.metrics))
-    writers = [curves]
-    if run.log.tensorboard:
-        writers.append(stack.enter_context(TensorBoardWriter(workdir.tensorboard)))
+    curves, writers = None, []
+    if hosts.first():
+        curves = stack.enter_context(JsonlWriter(workdir.metrics))
+        writers.append(curves)
+        if run.log.tensorboard:
+            writers.append(stack.enter_context(TensorBoardWriter(workdir.tensorboard)))
     broken = stack.enter_context(Ledger(workdir.broken))
     bad_steps = stack.enter_context(BadSteps(workdir.bad_steps))
     start_up = StartUp(BEGUN)
     start_up.mark('imports')
     return Tools(
-        run=run, workdir=workdir, tokenizer=tokenizer, mesh=sharding.make_mesh(), curves=curves,
+        run=run, workdir=workdir, tokenizer=tokenizer, mesh=mesh, curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
         threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
     )  # fmt: skip
-
-
-def hardware():
-    """The devices in words."""
-    devices = jax.devices()
-    kind, platform = devices[0].device_kind, devices[0].platform
-    kind = platform.upper() if kind == platform else f'{kind} ({platform})'
-    return kind if len(devices) == 1 else f'{len(devices)} x {kind}'
 
 
 def say(text):
@@ -206,4 +205,4 @@ def say(text):
 
 
 if __name__ == '__main__':
-    config.main(lambda run: train(run, PROFILE.value), default='configs/long.py')
+    config.main(main, default='configs/long.py')

@@ -1,10 +1,12 @@
 """The steps between two lines of the curves: what was watched in them, and their means."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import jax
 import numpy as np
 
+from long_vivit import hosts
 from long_vivit.writers import plain
 
 
@@ -16,24 +18,46 @@ class Window:
     """
 
     watch: list = field(default_factory=list)  # a dict of each step; of floats once settled
-    ids: list = field(default_factory=list)  # of the examples of the steps not yet settled
-    cut: int = 0
+    unsettled: list = field(default_factory=list)  # what this host knows of the other steps
+    cut: int = 0  # texts that were cut, of so many
     clips: int = 0
 
-    def add(self, batch, watch):
-        """A step: its host batch and its dict of device scalars."""
+    def add(self, step, batch, watch, b):
+        """A step: its number, this host's batch, its dict of device scalars, clips of all hosts."""
         self.watch.append(watch)
-        self.ids.append(batch['id'])
-        self.cut += int(batch['cut'].sum())
-        self.clips += len(batch['id'])
+        self.unsettled.append(
+            {
+                'ids': batch['id'],
+                'broken': [
+                    [step, id, error.reason, error.detail]
+                    for id, error in zip(batch['id'], batch['error'], strict=True)
+                    if error is not None
+                ],
+                'cut': float(batch['cut'].mean() * b),  # where hosts share rows, all do alike
+            }
+        )
+        self.clips += b
 
     def settle(self):
-        """Fetches what is still on the device -> [(watch, ids)] of those steps, in order."""
-        known = len(self.watch) - len(self.ids)
+        """Fetches what is still on the device, or with other hosts, of the steps not yet settled.
+
+        Returns:
+          [(watch, ids)] of those steps, in order; ids only where the step was skipped. And what
+          was broken in them on any host: [(step, id, reason, detail)].
+        """
+        known = len(self.watch) - len(self.unsettled)
         fetched = jax.device_get(self.watch[known:])
         self.watch[known:] = [{k: float(v) for k, v in one.items()} for one in fetched]
-        news, self.ids = list(zip(self.watch[known:], self.ids, strict=True)), []
-        return news
+        for one, step in zip(self.watch[known:], self.unsettled, strict=True):
+            if not one['skipped']:
+                step['ids'] = []
+        steps = list(zip(*hosts.gathered(self.unsettled), strict=True))  # [steps][hosts]
+        self.cut += round(sum(np.mean([host['cut'] for host in step]) for step in steps))
+        # Hosts that share rows tell the same twice.
+        ids = [list(dict.fromkeys(chain(*(host['ids'] for host in step)))) for step in steps]
+        broken = {tuple(row) for step in steps for host in step for row in host['broken']}
+        self.unsettled = []
+        return list(zip(self.watch[known:], ids, strict=True)), sorted(broken)
 
     def line(self):
         """Means over the steps that were taken (over all, if none was), once settled."""

@@ -20,8 +20,9 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 # Fields that may differ when a run goes on: they change what is shown, saved and scored and how
 # fast, not what is taught.
 FREE = re.compile(
-    r'(workdir|compile_cache|max_bad_steps|data\.(dir|threads|time_limit_s|eval)|(log|checkpoint|eval)\.\w+'
-    r'|stages\.\w+\.(eval|eval_batch|eval_sampler))'
+    r'(workdir|mesh|compile_cache|max_bad_steps|data\.(dir|threads|time_limit_s|eval)'
+    r'|(log|checkpoint|eval)\.\w+|loss\.(form|tile)'
+    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch))'
 )
 
 

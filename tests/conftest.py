@@ -65,7 +65,7 @@ def one_device():
 
     from long_vivit import sharding
 
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, 'make_mesh', lambda devices=None: mesh)
+        patch.setattr(sharding, 'make_mesh', lambda *_, **__: mesh)
         yield

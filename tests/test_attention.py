@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from long_vivit.models.attention import IMPLEMENTATIONS, QUERY_BLOCK, attend
+from long_vivit.models import blockwise
+from long_vivit.models.attention import attend
 from tests.tiny_models import FAST
 
 M, F = 2, 4
+IMPLEMENTATIONS = ('blockwise', 'dense')  # those that run on any backend
+QUERY_BLOCK = blockwise.ROWS
 
 
 def inputs(n, b=2, seed=0, dtype=np.float32):

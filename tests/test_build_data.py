@@ -145,7 +145,7 @@ def test_command_says_what_exists(capsys):
     with pytest.raises(SystemExit) as stop:
         build_data.main(['shape_storys'])
     assert stop.value.code == 2
-    assert 'there are: shape_stories' in capsys.readouterr().err
+    assert 'there are: clips, shape_stories' in capsys.readouterr().err
 
 
 def test_command_builds_without_tensorflow_or_jax(tmp_path):

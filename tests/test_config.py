@@ -116,10 +116,12 @@ def test_all_faults_in_one_error():
             'stages.short.pixels: 60 is not divisible by',
         ),
         ('stages.short.frames', 15, 'use 1 for images'),
+        ('mesh', 'dat=2', "mesh: 'dat' in 'dat=2' is no axis; nearest: data"),
+        ('mesh', 'data=-1,seq=0', 'the size of an axis must be at least 1, or -1'),
         ('stages.short.mask_rate', 1.0, 'less than 1'),
         ('stages.short.mask_rate', float('nan'), 'less than 1'),
         ('stages.image.mask_rate', 0.99, 'of 16 patches leaves less than one; it must be at most'),
-        ('stages.short.warmup_steps', 540, 'must be less than stages.short.steps = 540'),
+        ('stages.short.warmup_steps', 600, 'must be less than stages.short.steps = 600'),
         ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
         ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
         ('stages.short.image_ratio', 0.5, 'set both'),
@@ -134,8 +136,16 @@ def test_all_faults_in_one_error():
         ('model.text.heads', 0, 'at least 1'),
         ('model.video.width', 0, "0 with size 'custom'"),
         ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
+        ('model.attention', 'flash', 'one of auto, blockwise, dense, cudnn, splash'),
+        ('model.sequence', 'rings', 'one of auto, ulysses, ring'),
         ('model.video.size', 'XL', 'one of Ti, S, B, L, custom'),
         ('loss.max_scale', 10.0, 'below the first scale'),
+        ('loss.kind', 'siglip', 'one of nce, sigmoid'),
+        ('loss.form', 'chunked', 'one of auto, dense, tiled, ring'),
+        ('loss.tile', 0, 'at least 1'),
+        ('loss.bias', float('nan'), 'a finite number'),
+        ('stages.short.micro_batch', -1, 'at least 0'),
+        ('stages.short.micro_batch', 5, 'does not divide stages.short.batch = 32'),
         ('optim.eps', 0.0, 'greater than 0'),
         ('optim.clip', float('inf'), '0 (never) or more'),
         ('data.tokenizer', 'none.json', 'does not exist'),
@@ -156,10 +166,26 @@ def test_refused(path, value, words):
     assert path in message or path == 'model.video.size'
 
 
+def test_a_ring_has_no_room_for_another_attention():
+    cfg = with_data()
+    cfg.model.update(attention='cudnn', sequence='ring')
+    assert "model.sequence: 'ring'" in faults_of(cfg)
+    cfg.model.attention = 'blockwise'
+    config.resolve(cfg)
+
+
 def test_missing_data_is_named_for_each_stage():
     message = faults_of(long.get_config('base'))
     for name in ('image', 'short', 'long'):
         assert f'stages.{name}.train: names no data' in message
+
+
+def test_label_smoothing_is_of_nce_only():
+    cfg = with_data()
+    cfg.loss.label_smoothing = 0.1
+    config.check(cfg)
+    cfg.loss.kind = 'sigmoid'
+    assert 'loss.label_smoothing: 0.1 is of loss.kind nce only' in faults_of(cfg)
 
 
 @pytest.mark.parametrize('kind', ['random', 'slice', 'tube', 'frame'])

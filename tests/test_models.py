@@ -449,7 +449,7 @@ def test_text_tower_count():
     'video,text,words',
     [
         ({'pool': 'max'}, {}, "model.video.pool is 'max'.*mean, cls"),
-        ({'remat': 'some'}, {}, "model.video.remat is 'some'.*none, dots, attention, full, offload"),
+        ({'remat': 'some'}, {}, "model.video.remat is 'some'.*none, dots, attention, full"),
         ({}, {'kind': 'both'}, "model.text.kind is 'both'.*bidirectional, causal"),
     ],
 )

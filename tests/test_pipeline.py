@@ -156,22 +156,14 @@ def test_an_example_is_seen_differently_in_every_epoch(make, short):
     assert sum(np.array_equal(one['where'], other['where']) for one, other in seen.values()) < 3
 
 
-@pytest.mark.parametrize('hosts', [2, 4])
-def test_hosts_together_hold_the_same_global_batch(make, hosts):
+@pytest.mark.parametrize('step', [0, 5, 11])
+def test_each_host_reads_the_rows_it_needs_of_one_global_batch(make, step):
     """Row by row the same frames, patches and texts, from the first step to the second epoch."""
-    parts = [make(host=host, hosts=hosts) for host in range(hosts)]
-    for step in (0, 5, 11):
-        whole = rows(make()[step])
-        for host, part in enumerate(parts):
-            mine = rows(part[step])
-            assert len(mine) == BATCH // hosts
-            for row, wanted in zip(mine, whole[host::hosts], strict=True):
-                assert_same(row, wanted)
-
-
-def test_a_batch_that_does_not_split_is_refused(make):
-    with pytest.raises(ValueError, match='a batch of 8 does not split over 3 hosts'):
-        make(hosts=3)
+    whole = rows(make()[step])
+    for needed in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 6], np.array([7])):
+        mine = rows(make(rows=needed)[step])
+        for row, place in zip(mine, needed, strict=True):
+            assert_same(row, whole[place])
 
 
 def test_twins_stand_side_by_side(make, short):
@@ -331,7 +323,7 @@ def all_frames(example, view, times):
 def test_patches_are_those_of_the_whole_film(short, kind):
     """What is not decoded makes no difference to what is shown."""
     view = dataclasses.replace(VIEW, mask_kind=kind, mask_rate=0.75)
-    shown, where, error = pipeline.load_video(short[4], view, np.random.default_rng(5))
+    (shown,), where, error = pipeline.load_video(short[4], view, np.random.default_rng(5))
     assert error is None
     rng = np.random.default_rng(5)
     pipeline.patches.choose(kind, view.grid, view.mask_rate, rng)  # the draws before the times
@@ -364,7 +356,7 @@ def test_the_range_of_an_example_is_kept(short):
     """start_s and end_s cut the film before the sampler sees it."""
     view = dataclasses.replace(VIEW, mask_rate=0.0, sampler='mid')
     part = dataclasses.replace(short[0], start_s=2.0, end_s=6.0)
-    shown, where, _ = pipeline.load_video(part, view, np.random.default_rng(0))
+    (shown,), where, _ = pipeline.load_video(part, view, np.random.default_rng(0))
     frames = all_frames(short[0], view, lambda a, b: samplers.mid(2.0, 6.0, 8))
     np.testing.assert_array_equal(shown, patchify(frames, where, 2, 8))
 
@@ -436,8 +428,12 @@ def test_equal_texts_share_a_key_and_others_do_not():
 SCORING = VIEW.evaluation('mid')
 
 
-def unpatched(batch, view):
-    """Frames [b, n, ...] of a batch of all patches."""
+def clips_of(source, batch, order='ordered', **kwargs):
+    return Clips(source, SCORING, batch, (order,), **kwargs)
+
+
+def unpatched(batch, view=SCORING):
+    """Frames [b, n, ...] of a batch of all patches in one order."""
     t, h, w = view.grid
     b = len(batch['id'])
     tiles = batch['patches'].reshape(b, t, h, w, view.tubelet, view.patch, view.patch, 3)
@@ -446,7 +442,7 @@ def unpatched(batch, view):
 
 
 def test_clips_come_in_order_and_whole(short):
-    clips = Clips(short, SCORING, batch=24)
+    clips = clips_of(short, 24)
     assert len(clips) == 3  # of 64
     found = list(read_ahead(clips, threads=2))
     assert [len(batch['id']) for batch in found] == [24, 24, 16]
@@ -455,52 +451,59 @@ def test_clips_come_in_order_and_whole(short):
         assert batch.keys() == {'patches', 'where', 'id', 'error'}
         assert batch['where'].shape[1] == 4 * 4 * 4 and batch['error'] == [None] * len(batch['id'])
     wanted = all_frames(short[25], SCORING, lambda a, b: samplers.mid(a, b, 8))
-    np.testing.assert_array_equal(unpatched(found[1], SCORING)[1], wanted)
-    assert_same(Clips(short, SCORING, batch=24)[1], found[1])
+    np.testing.assert_array_equal(unpatched(found[1])[1], wanted)
+    assert_same(clips_of(short, 24)[1], found[1])
 
 
 def test_a_broken_clip_is_named_and_empty(short):
-    clips = Clips(Damaged(short, {3: b''}), SCORING, batch=4)
-    batch, whole = clips[0], Clips(short, SCORING, batch=4)[0]
+    batch, whole = clips_of(Damaged(short, {3: b''}), 4)[0], clips_of(short, 4)[0]
     assert [error and error.reason for error in batch['error']] == [None] * 3 + ['cannot-open']
     np.testing.assert_array_equal(batch['patches'][3], 0)
     np.testing.assert_array_equal(batch['patches'][:3], whole['patches'][:3])
 
 
 def test_shuffled_clips_show_the_same_frames_in_another_order(short):
-    ordered = Clips(short, SCORING, batch=8)[0]
-    view = dataclasses.replace(SCORING, frame_order='shuffled')
-    shuffled = Clips(short, view, batch=8)[0]
-    assert_same(shuffled, Clips(short, view, batch=8)[0])
+    ordered, shuffled = clips_of(short, 8)[0], clips_of(short, 8, 'shuffled')[0]
+    assert_same(shuffled, clips_of(short, 8, 'shuffled')[0])
     assert_same(shuffled, ordered, but=('patches',))
     moved = 0
-    for one, other in zip(unpatched(ordered, view), unpatched(shuffled, view), strict=True):
+    for one, other in zip(unpatched(ordered), unpatched(shuffled), strict=True):
         assert sorted(f.tobytes() for f in one) == sorted(f.tobytes() for f in other)
         moved += not np.array_equal(one, other)
     assert moved >= 7
-    orders = {Clips(short, view, batch=8, seed=s)[0]['patches'].tobytes() for s in range(3)}
+    orders = {clips_of(short, 8, 'shuffled', seed=s)[0]['patches'].tobytes() for s in range(3)}
     assert len(orders) == 3
     # An example's order is its own, whatever it is scored with.
     np.testing.assert_array_equal(
-        Clips(short, view, batch=3)[1]['patches'], shuffled['patches'][3:6]
+        clips_of(short, 3, 'shuffled')[1]['patches'], shuffled['patches'][3:6]
     )
 
 
 def test_one_frame_clips_show_the_middle_frame_at_all_times(short):
-    view = dataclasses.replace(SCORING, frame_order='one_frame')
-    ordered, still = Clips(short, SCORING, batch=4)[0], Clips(short, view, batch=4)[0]
-    frames = unpatched(still, view)
+    ordered, still = clips_of(short, 4)[0], clips_of(short, 4, 'one_frame')[0]
+    frames = unpatched(still)
     np.testing.assert_array_equal(frames, np.repeat(frames[:, :1], 8, axis=1))
-    np.testing.assert_array_equal(frames[:, 0], unpatched(ordered, SCORING)[:, 4])
+    np.testing.assert_array_equal(frames[:, 0], unpatched(ordered)[:, 4])
     assert_same(still, ordered, but=('patches',))
+
+
+def test_one_decoding_serves_all_orders(short, monkeypatch):
+    reads = []
+    read_frames = pipeline.video.read_frames
+    monkeypatch.setattr(
+        pipeline.video, 'read_frames', lambda *a, **k: reads.append(1) or read_frames(*a, **k)
+    )
+    together = Clips(short, SCORING, 4, pipeline.FRAME_ORDERS)[0]
+    assert len(reads) == 4
+    for i, order in enumerate(pipeline.FRAME_ORDERS):
+        alone = clips_of(short, 4, order)[0]['patches'][:, 0]
+        np.testing.assert_array_equal(together['patches'][:, i], alone)
 
 
 def test_a_masked_view_may_be_shuffled_too(short):
     """All frames are then decoded, since any may come to stand in a slice that is shown."""
-    view = dataclasses.replace(
-        VIEW, mask_kind='frame', mask_rate=0.75, sampler='mid', frame_order='shuffled'
-    )
-    shown, where, _ = pipeline.load_video(short[0], view, np.random.default_rng(3))
+    view = dataclasses.replace(VIEW, mask_kind='frame', mask_rate=0.75, sampler='mid')
+    (shown,), where, _ = pipeline.load_video(short[0], view, np.random.default_rng(3), ['shuffled'])
     frames = all_frames(short[0], view, lambda a, b: samplers.mid(a, b, 8))
     rng = np.random.default_rng(3)
     pipeline.patches.choose('frame', view.grid, 0.75, rng)

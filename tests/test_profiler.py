@@ -52,7 +52,7 @@ def test_other_specs_are_refused(spec):
 
 
 def test_a_true_trace(tmp_path):
-    quietly = Profile('1:1', tmp_path, lambda text: None)
-    with quietly as profile, profile.step('image', 1, running=None):
+    profile = Profile('1:1', tmp_path, lambda text: None)
+    with profile, profile.step('image', 1, running=None):
         jax.block_until_ready(jax.numpy.ones(3) + 1)
     assert list(tmp_path.rglob('*.xplane.pb'))

@@ -1,11 +1,13 @@
 """What a configuration stands for."""
 
+import jax
 import pytest
 
-from long_vivit import recipe
+from long_vivit import optim, recipe
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
+from long_vivit.names import flatten
 from tests import tiny_run
 
 
@@ -19,3 +21,44 @@ def test_the_shapes_foretold_are_those_of_a_batch(name, tiny_stories, tmp_path):
     batch = Batches(videos=examples, batch=stage.batch, steps=1)[0]
     came = {key: (x.shape, x.dtype) for key, x in batch.items() if key not in HOST_ONLY}
     assert came == {k: (x.shape, x.dtype) for k, x in recipe.batch_like(run, stage).items()}
+
+
+def test_the_sigmoid_loss_has_a_bias_that_does_not_decay(tiny_stories, tmp_path):
+    """It starts at loss.bias and is trained; the NCE loss has none."""
+    run = tiny_run.resolved(tiny_stories, tmp_path, loss__kind='sigmoid', loss__bias=-7.0)
+
+    def model():
+        return recipe.model(run, run.stages[0], 20, jax.random.key(0))
+
+    assert float(jax.jit(lambda: model().logit_bias[...])()) == -7
+    like = jax.eval_shape(model)
+    rule = optim.rules(like)['logit_bias']
+    assert rule.trained and not rule.decay
+    plain = tiny_run.resolved(tiny_stories, tmp_path)
+    other = jax.eval_shape(lambda: recipe.model(plain, plain.stages[0], 20, jax.random.key(0)))
+    assert flatten(like).keys() - flatten(other).keys() == {'logit_bias'}
+
+
+def test_fields_of_the_loss_reach_the_step(tiny_stories, tmp_path):
+    """Sigmoid, tiled, in micro-batches: the step has the shapes of the plain one and a bias."""
+    fields = {'loss__kind': 'sigmoid', 'loss__form': 'tiled', 'loss__tile': 3}
+    run = tiny_run.resolved(tiny_stories, tmp_path, **fields, stages__short__micro_batch=4)
+    stage = run.stages[1]
+    init, step = recipe.training(run, stage, 20)
+    like = jax.eval_shape(init), recipe.batch_like(run, stage)
+    state, watch = jax.eval_shape(step, *like)
+    shapes, wanted = (
+        {k: (x.shape, x.dtype) for k, x in flatten(s).items()} for s in (state, like[0])
+    )
+    assert shapes == wanted
+    assert 'bias' in watch
+    text = str(jax.make_jaxpr(step)(*like))
+    assert 'f32[3,3]' in text  # the last tile: 8 pairs are three tiles of 3, 3 and 2
+    assert recipe.loss_in_words(run, stage) == (
+        'sigmoid loss, tiled, tiles of at most 3 x 3 pairs, the encoders take 4 of 8 pairs at once'
+    )
+    assert recipe.loss_in_words(tiny_run.resolved(tiny_stories, tmp_path), stage) == (
+        'nce loss, dense, the encoders take 4 of 8 pairs at once'
+    )
+    plain = tiny_run.resolved(tiny_stories, tmp_path)
+    assert recipe.loss_in_words(plain, plain.stages[1]) == ''

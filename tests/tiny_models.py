@@ -37,25 +37,27 @@ TEXT = {
 }
 
 
-def like(video=None, text=None):
+def like(video=None, text=None, **scalars):
     """The shapes of a DualEncoder; `video` and `text` change fields of VIDEO and TEXT."""
     towers = {'video': VIDEO | (video or {}), 'text': TEXT | (text or {})}
     return jax.eval_shape(
-        lambda: DualEncoder(**towers, embed=EMBED, temperature=0.07, rngs=nnx.Rngs(0))
+        lambda: DualEncoder(**towers, embed=EMBED, temperature=0.07, rngs=nnx.Rngs(0), **scalars)
     )
 
 
-def dual(video=None, text=None, seed=0):
+def dual(video=None, text=None, seed=0, logit_bias=None):
     """A DualEncoder with no parameter at a special value such as zero.
 
     Its numbers come from numpy: to compile a true initialisation takes longer than most tests.
     """
     rng = np.random.default_rng(seed)
-    shapes = like(video, text)
+    shapes = like(video, text, logit_bias=logit_bias)
 
     def draw(name, leaf):
         if name == 'log_scale':
             return jnp.log(1 / jnp.float32(0.07))
+        if name == 'logit_bias':
+            return jnp.float32(logit_bias)
         around = 1 if name.endswith('scale') else 0
         return jnp.asarray(around + 0.25 * rng.standard_normal(leaf.shape), leaf.dtype)
 

@@ -50,9 +50,10 @@ class Decoder:
         self._in_sequence(wanted)
 
     def _by_group(self, wanted: list[int], skip: bool, *, whole: bool) -> None:
-        pts = self.packets.pts
+        pts = self.times = self.packets.pts.tolist()
+        self.corrupt = self.packets.corrupt.tolist()
         self.get, self.left, self.bad = self._start(), set(wanted), []
-        self.index_of = {p: i for i, p in reversed(list(enumerate(pts.tolist())))}
+        self.index_of = dict(zip(reversed(pts), range(len(pts) - 1, -1, -1), strict=True))
         self.position, self.latest = 0, None  # the next packet; the time of the last frame out
         for start, goals in self._groups(wanted, whole):
             if self.left.isdisjoint(goals):
@@ -63,19 +64,19 @@ class Decoder:
             # Frames come out in order of time: once one at or after the last packet that the goals
             # may depend on is out, no goal is still to come, and its marks of corruption are known.
             last = max(start, max(self.index_of[goal] for goal in goals))
-            barrier = int(pts[start : last + 1].max())
+            barrier = max(pts[start : last + 1])
             while self.position <= len(pts) and (self.latest is None or self.latest < barrier):
                 self._step(skip)
         self._condemn(self.bad)
 
     def _step(self, skip: bool) -> None:
         """Feeds one packet, or the end of the file, and keeps the wanted frames that come out."""
-        position, packets = self.position, self.packets
-        inside = position < len(packets.pts)
+        position = self.position
+        inside = position < len(self.times)
         if inside and skip:
-            self._skip('DEFAULT' if int(packets.pts[position]) in self.left else 'NONREF')
+            self._skip('DEFAULT' if self.times[position] in self.left else 'NONREF')
         frames, failed = self._push(self.get(position) if inside else None)
-        if inside and (failed or packets.corrupt[position]):
+        if inside and (failed or self.corrupt[position]):
             self.bad.append(position)
         self.position += 1
         for frame in frames:

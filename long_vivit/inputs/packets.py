@@ -141,10 +141,11 @@ def demux(opened: OpenFile, *, hold: bool) -> Packets:
     """Reads every packet once. Raises VideoError: no-times, no-frames, too-slow."""
     stream, errors, rows, held = opened.stream, [], [], []
     num_bytes, num_timeless, borrowed, other_end_s = 0, 0, False, 0.0
+    number, hides = stream.index, stream.codec_context.name in ('vp8', 'libvpx')
     # Without a duration of the stream's own, only the other streams tell where the file should end.
     for packet in _read(opened, [stream] if stream.duration else [], errors):
         pts = packet.dts if packet.pts is None else packet.pts
-        if packet.stream_index != stream.index:
+        if packet.stream_index != number:
             if pts is not None:
                 end = (pts + (packet.duration or 0)) * packet.time_base
                 other_end_s = max(other_end_s, float(end))
@@ -153,7 +154,7 @@ def demux(opened: OpenFile, *, hold: bool) -> Packets:
             num_timeless += 1
             continue
         borrowed |= packet.pts is None
-        shown = not packet.is_discard and not _is_hidden(stream, packet)
+        shown = not packet.is_discard and not (hides and _is_hidden(packet))
         rows.append((pts, packet.duration or 0, packet.is_keyframe, shown, packet.is_corrupt))
         num_bytes += packet.size
         if held is not None:
@@ -205,7 +206,7 @@ def _table(opened: OpenFile, rows: list[tuple], held, other_end_s: float, error:
         raise VideoError('no-frames', 'no packet of the stream is meant to be shown', opened.name)
     steps = np.diff(axis)
     last = int(steps[-1]) if len(steps) else int(durations[-1]) or round(0.04 / tick)
-    usual_s = float(np.median(steps) if len(steps) else last) * tick
+    usual_s = float(spread(steps)[1] if len(steps) else last) * tick
     reached = max(int((pts + durations).max()), int(axis[-1]) + last)
     declared_s, origin_s = _declared(opened, float(axis[0]) * tick)
     reached_s = max(reached * tick, other_end_s) - origin_s
@@ -227,6 +228,12 @@ def _table(opened: OpenFile, rows: list[tuple], held, other_end_s: float, error:
     )
 
 
+def spread(steps: np.ndarray) -> tuple[float, float, float]:
+    """The least, the median and the largest of one or more steps; quick where all are equal."""
+    least, most = steps.min(), steps.max()
+    return least, (least if least == most else np.median(steps)), most
+
+
 def _declared(opened: OpenFile, first_s: float) -> tuple[float | None, float]:
     """Seconds of video that the header claims (None: nothing), and the time they count from."""
     stream, container = opened.stream, opened.container
@@ -238,9 +245,9 @@ def _declared(opened: OpenFile, first_s: float) -> tuple[float | None, float]:
     return (container.duration / av.time_base if container.duration else None), 0.0
 
 
-def _is_hidden(stream, packet: av.Packet) -> bool:
+def _is_hidden(packet: av.Packet) -> bool:
     """VP8 keeps pictures that are only referred to in packets of their own (RFC 6386, 9.1)."""
-    return stream.codec_context.name in ('vp8', 'libvpx') and not memoryview(packet)[0] & 0x10
+    return not memoryview(packet)[0] & 0x10
 
 
 def _words(error: Exception) -> str:

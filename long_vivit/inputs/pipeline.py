@@ -1,12 +1,13 @@
 """Batches as a pure function of the step: `batches[s]` is step s's batch, on any number of hosts.
 
-An example's place in the global stream decides its frames, its patches and its caption, and the
-place is known before the stream is split over hosts. So a run resumed at step s, or on another
-number of hosts, sees what the unbroken run would have seen. Grain only brings the threads.
+An example's place in the global stream decides its frames, its patches and its caption, and each
+host reads the places that its devices need (`rows`). So a run resumed at step s, or on another
+number of hosts, or on another mesh, sees what the unbroken run would have seen, in the same order.
+Grain only brings the threads.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,8 +24,7 @@ class View:
     """How a stage looks at an example: which frames, which patches, which text.
 
     Units: pixels, frames, seconds, tokens, as in configs/base.py, which explains each field.
-    `tubelet` is 1 for images. `frame_order` is for scoring what time is worth: 'shuffled' shows
-    the same frames in a random order, 'one_frame' the middle frame at all times.
+    `tubelet` is 1 for images.
     """
 
     frames: int
@@ -39,7 +39,6 @@ class View:
     text_length: int
     time_limit_s: float = 20.0
     max_missing: float = 0.1
-    frame_order: str = 'ordered'
 
     @property
     def grid(self):
@@ -97,41 +96,58 @@ def pick_text(example, kind, rng):
     return texts[0] if len(texts) == 1 else texts[rng.integers(len(texts))]
 
 
-def load_video(example, view, rng):
-    """Decode and cut what the view shows of an example.
+def load_video(example, view, rng, frame_orders=('ordered',)):
+    """Decode, once, and cut what the view shows of an example, in each of `frame_orders`.
 
     Returns:
-      patches uint8 [k, r*p*q*c], where int32 [k, 3], and the VideoError that made the patches
+      patches uint8 [o, k, r*p*q*c], where int32 [k, 3], and the VideoError that made the patches
       zeros, or None.
     """
     where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
-    if view.frame_order == 'ordered':
+    needed = np.arange(view.frames)  # of another order, any may come to stand in a slice shown
+    if tuple(frame_orders) == ('ordered',):
         needed = patches.frames_needed(where, view.tubelet)
-    else:
-        needed = np.arange(view.frames)
+    frames, error = load_frames(example, view, needed, rng)
+    shown = [
+        patches.patchify(reorder(frames, order, rng), where, view.tubelet, view.patch)
+        for order in frame_orders
+    ]
+    return np.stack(shown), where, error
+
+
+def load_frames(example, view, needed, rng):
+    """Decode what the view shows of an example, but only the frames `needed` (rising indices).
+
+    Returns:
+      frames uint8 [frames, pixels, pixels, 3], zeros where not needed, and the VideoError that
+      made all of them zeros, or None.
+    """
 
     def times(start_s, end_s):
         sampler = samplers.SAMPLERS[view.sampler]
         return sampler(start_s, end_s, view.frames, rng=rng, fps=view.fps)[needed]
 
+    size = view.pixels, view.pixels, 3
     try:
         shown = video.read_frames(
             example.video, times, pixels=view.pixels, start=example.start_s, end=example.end_s,
             time_limit_s=view.time_limit_s, max_missing=view.max_missing, name=example.id,
         ).frames  # fmt: skip
     except video.VideoError as error:
-        nothing = np.zeros((len(where), view.tubelet * view.patch**2 * 3), np.uint8)
-        return nothing, where, error.with_traceback(None)  # which would hold the whole file
-    if len(needed) < view.frames:
-        frames = np.zeros((view.frames, *shown.shape[1:]), np.uint8)
-        frames[needed] = shown
-    else:
-        frames = reorder(shown, view.frame_order, rng)
-    return patches.patchify(frames, where, view.tubelet, view.patch), where, None
+        # Without its traceback, which would hold the whole file.
+        return np.zeros((view.frames, *size), np.uint8), error.with_traceback(None)
+    if len(needed) == view.frames:
+        return shown, None
+    frames = np.zeros((view.frames, *size), np.uint8)
+    frames[needed] = shown
+    return frames, None
 
 
 def reorder(frames, frame_order, rng):
-    """frames [n, ...] in one of FRAME_ORDERS."""
+    """frames [n, ...] in one of FRAME_ORDERS, to see what time is worth.
+
+    'shuffled' shows the same frames in a random order, 'one_frame' the middle frame at all times.
+    """
     assert frame_order in FRAME_ORDERS, frame_order
     if frame_order == 'shuffled':
         return frames[rng.permutation(len(frames))]
@@ -157,7 +173,7 @@ class Examples:
         index = self.order[place]
         rng = np.random.default_rng([*self.seed, 1, place])
         example = self.source[index]
-        shown, where, error = load_video(example, self.view, rng)
+        (shown,), where, error = load_video(example, self.view, rng)
         text = pick_text(example, self.view.text, rng)
         tokens = self.tokenizer.encode([text], self.view.text_length)
         return {
@@ -189,7 +205,7 @@ def stack(examples):
 
 @dataclass(frozen=True)
 class Batches:
-    """`batches[s]`: this host's part of the global batch of step s.
+    """`batches[s]`: the `rows` of the global batch of step s, in the order of `rows`.
 
     With `images`, a share `image_ratio` of the steps takes an image batch instead of a video one,
     evenly spread; each stream goes on where it stopped.
@@ -200,12 +216,7 @@ class Batches:
     steps: int
     images: Examples | None = None
     image_ratio: float = 0.0
-    host: int = 0
-    hosts: int = 1
-
-    def __post_init__(self):
-        if self.batch % self.hosts:
-            raise ValueError(f'a batch of {self.batch} does not split over {self.hosts} hosts')
+    rows: Sequence[int] | None = None  # of the global batch, that this host needs; None: all
 
     def __len__(self):
         return self.steps
@@ -219,30 +230,46 @@ class Batches:
         is_image = self.num_images_before(step + 1) > count
         examples = self.images if is_image else self.videos
         first = (count if is_image else step - count) * self.batch
-        places = range(first + self.host, first + self.batch, self.hosts)
-        return stack([examples[place] for place in places])
+        rows = range(self.batch) if self.rows is None else self.rows
+        return stack([examples[first + int(row)] for row in rows])
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The videos of a source in order, for scoring: `clips[j]` is batch j, the last one shorter."""
+    """The videos of a source in order, for scoring: `clips[j]` is batch j, the last one shorter.
+
+    Each video is decoded once and shown in each of `frame_orders` (o of FRAME_ORDERS): patches
+    uint8 [b, o, k, r*p*q*c], where int32 [b, k, 3], id, error. With `rows`, it has those places of
+    the batch instead; places past its end are zeros without id.
+    """
 
     source: object
     view: View
     batch: int
+    frame_orders: tuple = ('ordered',)
     seed: int = 0
+    rows: Sequence[int] | None = None
 
     def __len__(self):
         return -(-len(self.source) // self.batch)
 
     def __getitem__(self, j):
-        rows = []
-        for index in range(j * self.batch, min((j + 1) * self.batch, len(self.source))):
-            example = self.source[index]
-            rng = np.random.default_rng([self.seed, 2, index])
-            shown, where, error = load_video(example, self.view, rng)
-            rows.append({'patches': shown, 'where': where, 'id': example.id, 'error': error})
-        return stack(rows)
+        first = j * self.batch
+        end = min(first + self.batch, len(self.source))
+        places = range(first, end) if self.rows is None else [first + int(r) for r in self.rows]
+        return stack([self._clip(place) if place < end else self._blank() for place in places])
+
+    def _clip(self, index):
+        example = self.source[index]
+        rng = np.random.default_rng([self.seed, 2, index])
+        shown, where, error = load_video(example, self.view, rng, self.frame_orders)
+        return {'patches': shown, 'where': where, 'id': example.id, 'error': error}
+
+    def _blank(self):
+        view, rng = self.view, np.random.default_rng(0)
+        where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
+        shape = len(self.frame_orders), len(where), view.tubelet * view.patch**2 * 3
+        return {'patches': np.zeros(shape, np.uint8), 'where': where, 'id': '', 'error': None}
 
 
 def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:

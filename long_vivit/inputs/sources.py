@@ -120,7 +120,8 @@ class Stored:
     """A split of a data set that `long_vivit.build_data` stored; read without TensorFlow.
 
     The attributes are those of `Videos`. A record's fields: id, video (a file as bytes), caption,
-    long_caption, label (texts; '' = none) and group (an integer); all but id and video optional.
+    long_caption, label (texts; '' = none), group (an integer) and end (seconds as text, where the
+    video ends, for files that go on to the end of a last frame); all but id and video optional.
     """
 
     def __init__(self, spec: str, parts: Spec, data_dir: Path, text: str):
@@ -155,12 +156,14 @@ class Stored:
         if not 0 <= index < len(self):  # ends a loop over the source, which ArrayRecord would not
             raise IndexError(f'{self.name}: no example {index} of {len(self)}')
         record = self._records[index]
-        text = {k: _texts(record.get(k)) for k in ('id', 'caption', 'long_caption', 'label')}
+        names = ('id', 'caption', 'long_caption', 'end', 'label')
+        text = {name: _texts(record.get(name)) for name in names}
         return Example(
             id=text['id'][0],
             video=record['video'],
             captions=text['caption'],
             long_captions=text['long_caption'],
+            end_s=float(text['end'][0]) if text['end'] else None,
             label=text['label'][0] if text['label'] else None,
             group=int(record.get('group', index)),
         )

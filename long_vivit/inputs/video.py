@@ -21,7 +21,17 @@ import numpy as np
 from . import pixels as _pixels
 from . import samplers
 from .decode import Decoder
-from .packets import REASONS, Deadline, OpenFile, Packets, VideoError, again, demux, open_file
+from .packets import (
+    REASONS,
+    Deadline,
+    OpenFile,
+    Packets,
+    VideoError,
+    again,
+    demux,
+    open_file,
+    spread,
+)
 
 __all__ = ['REASONS', 'Frames', 'VideoError', 'VideoInfo', 'check_video', 'probe', 'read_frames']
 
@@ -147,9 +157,9 @@ def read_frames(
 
         feed = functools.partial(_feed, packets, file, name, deadline)
         decoder = Decoder(opened, packets, feed, take)
-        decoder.decode([int(p) for p in packets.axis[np.unique(places)]])
+        decoder.decode(packets.axis[np.unique(places)].tolist())
         used, num_missing = _replace(decoder, packets, places, max_missing, name)
-        frames = np.stack([decoder.images[int(p)] for p in packets.axis[used]])
+        frames = np.stack([decoder.images[p] for p in packets.axis[used].tolist()])
         info = _info(opened, packets, turns[0])
     return Frames(frames, seconds[used], num_missing, info)
 
@@ -218,14 +228,13 @@ def _feed(packets: Packets, file, name: str, deadline: Deadline) -> Callable:
 
 
 def _info(opened: OpenFile, packets: Packets, turn: int) -> VideoInfo:
-    codec, steps = opened.stream.codec_context, np.diff(packets.axis)
-    variable = False
-    if len(steps):  # containers round times to their own ticks, so one tick of difference is none
-        usual = np.median(steps)
-        variable = bool(np.any(np.abs(steps - usual) > max(1.5, 0.1 * usual)))
-    fps = None
-    if len(steps) and not variable:
-        fps = float(len(steps) / ((packets.axis[-1] - packets.axis[0]) * packets.tick))
+    codec, num_steps = opened.stream.codec_context, len(packets.axis) - 1
+    variable, fps = False, None
+    if num_steps:  # containers round times to their own ticks, so one tick of difference is none
+        least, usual, most = spread(np.diff(packets.axis))
+        variable = bool(max(usual - least, most - usual) > max(1.5, 0.1 * usual))
+    if num_steps and not variable:
+        fps = float(num_steps / ((packets.axis[-1] - packets.axis[0]) * packets.tick))
     width, height = max(1, round(codec.width * _aspect(opened))), codec.height
     if turn in (90, 270):
         width, height = height, width

@@ -1,145 +1,128 @@
 """Attention over a set of tokens: one function, an implementation chosen by name.
 
-`blockwise` never holds the [n, n] weights: queries go by in blocks, the backward pass keeps only
-the log-sum-exp of each row and computes the weights again. `dense` is the plain formula: the
-reference in tests, and the cheaper form for short text.
-"""
+    dense      the plain formula: all [n, n] weights at once; for short text, and the reference
+    blockwise  blocks of rows, on every backend (`blockwise`)
+    cudnn      cuDNN's flash attention, on NVIDIA GPUs (`kernels`)
+    splash     the Pallas kernel of that name, on TPUs (`kernels`)
 
-from functools import partial
+`resolve` turns 'auto' into one of them and says why. Nothing else ever runs in place of the one
+that is named: what cannot run is refused.
+
+Where a mesh is set (`jax.set_mesh`) that has an axis `seq`, the tokens are split over it
+(`long_vivit.models.sequence`), but for `dense`.
+"""
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from long_vivit.models import parts
+from long_vivit.models import blockwise, kernels, sequence
 
-IMPLEMENTATIONS = ('blockwise', 'dense')
-QUERY_BLOCK = 128  # rows of weights held at once; 64 to 256 measured alike on CPU
-MASKED = -1e30  # finite: an infinity less itself would be NaN
+IMPLEMENTATIONS = ('blockwise', 'dense', 'cudnn', 'splash')
+GPU, TPU = 'gpu', 'tpu'
 
 
-def attend(query, key, value, *, implementation='blockwise', lengths=None, causal=False):
+def attend(
+    query, key, value, *, implementation='blockwise', split='auto', lengths=None, causal=False
+):  # fmt: skip
     """Scaled dot-product attention, softmax in float32.
 
     Args:
       query, key, value: [b, n, m, f], one dtype.
-      implementation: 'blockwise' or 'dense'.
+      implementation: one of IMPLEMENTATIONS.
+      split: how the devices along `seq` share the work, see `sequence.resolve`; of no account
+        where there is no such axis, and for 'dense'.
       lengths: int32 [b], how many leading keys are real; None: all of them.
       causal: True lets token i see tokens 0..i only.
 
     Returns:
       [b, n, m, f] in the dtype of `query`; zeros, with no gradient, for a query that sees no key.
+
+    Raises:
+      ValueError: the implementation is unknown, or cannot run here or on these arrays.
     """
+    check_name(implementation)
+    if implementation == 'dense':
+        return _dense(query, key, value, lengths, causal)
+    inner = {'blockwise': _blockwise, 'cudnn': kernels.cudnn, 'splash': kernels.splash}
+    return sequence.over_devices(
+        inner[implementation], query, key, value, lengths, causal,
+        implementation=implementation, split=split,
+    )  # fmt: skip
+
+
+def resolve(name, backend, dtype, head_width, *, ring=False):
+    """The implementation to use, by name, and why: ('blockwise', 'the backend is cpu').
+
+    Args:
+      name: `model.attention`: one of IMPLEMENTATIONS, or 'auto'.
+      backend: `jax.default_backend()`: 'cpu', 'gpu', 'tpu'.
+      dtype: of the activations. head_width: f.
+      ring: whether the tokens will be split in a ring over the mesh axis `seq`.
+
+    Raises:
+      ValueError: the implementation that is named cannot run here; the message says why.
+    """
+    if name != 'auto':
+        check_name(name)
+        why_not = _why_not(name, backend, dtype, head_width, ring)
+        if why_not:
+            raise ValueError(
+                f"model.attention is {name!r}, but {why_not}; 'blockwise' runs everywhere, and "
+                "'auto' picks what runs here"
+            )
+        return name, 'model.attention names it'
+    best = {GPU: 'cudnn', TPU: 'splash'}.get(backend)
+    if best is None:
+        return 'blockwise', f'the backend is {backend}'
+    why_not = _why_not(best, backend, dtype, head_width, ring)
+    if why_not:
+        return 'blockwise', f'not {best}: {why_not}'
+    return best, f'the backend is {backend}'
+
+
+def check_name(implementation):
+    """Raises ValueError unless it is one of IMPLEMENTATIONS."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f'model.attention is {implementation!r}; it must be one of {", ".join(IMPLEMENTATIONS)}'
         )
-    if lengths is None:
-        lengths = jnp.full(query.shape[:1], key.shape[1], jnp.int32)
-    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-    query, key, value = (rearrange(x, 'b n m f -> b m n f') for x in (query, key, value))
-    if implementation == 'dense':
-        out, _ = _block_forward(query, key, value, lengths, 0, causal)
-    else:
-        out = _blockwise(query, key, value, lengths, causal)
-    return rearrange(out, 'b m n f -> b n m f')
 
 
-def _bias(lengths, first_query, num_queries, num_keys, causal):
-    """0 where a query may look, MASKED elsewhere: float32 [b, 1, num_queries, num_keys]."""
-    keys = jnp.arange(num_keys)
-    allowed = keys < lengths[:, None, None, None]
-    if causal:
-        queries = first_query + jnp.arange(num_queries)
-        allowed = allowed & (keys <= queries[:, None])
-    return jnp.where(allowed, 0.0, MASKED)
+def _why_not(name, backend, dtype, head_width, ring):
+    if name not in ('cudnn', 'splash'):
+        return None
+    if ring:
+        return 'a ring over the mesh axis seq computes in blocks of its own'
+    if name == 'splash':
+        return kernels.why_not_splash(backend)
+    return kernels.why_not_cudnn(backend, dtype, head_width)
 
 
-def _block_logits(query, key, lengths, first_query, causal):
-    """Logits [b, m, q, n] in float32 of a block of (scaled) queries against all keys."""
-    logits = jnp.einsum('bmqf,bmkf->bmqk', query, key, preferred_element_type=jnp.float32)
-    return logits + _bias(lengths, first_query, query.shape[2], key.shape[2], causal)
+def _heads_first(function):
+    """`function` of scaled queries and others [b, m, n, f] -> the same of [b, n, m, f]."""
+
+    def attend(query, key, value, lengths, causal):
+        query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+        query, key, value = (rearrange(x, 'b n m f -> b m n f') for x in (query, key, value))
+        return rearrange(function(query, key, value, lengths, causal), 'b m n f -> b n m f')
+
+    return attend
 
 
-def _block_forward(query, key, value, lengths, first_query, causal):
-    """Output [b, m, q, f] and log-sum-exp float32 [b, m, q] of a block of queries."""
-    logits = _block_logits(query, key, lengths, first_query, causal)
+_blockwise = _heads_first(blockwise.attend)
+
+
+@_heads_first
+def _dense(query, key, value, lengths, causal):
+    places = jnp.arange(query.shape[2])
+    seen = blockwise.allowed(places, places, lengths, causal)
+    logits = blockwise.product('bmqf,bmkf->bmqk', query, key)
+    if seen is not None:
+        logits = jnp.where(seen, logits, blockwise.MASKED)
     # Where every logit is MASKED, half of it as the top makes each weight 0, not 1.
-    top = jax.lax.stop_gradient(jnp.maximum(logits.max(-1, keepdims=True), MASKED / 2))
-    weights = jnp.exp(logits - top)
+    top = jnp.maximum(logits.max(-1, keepdims=True), blockwise.MASKED / 2)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(top))
     total = weights.sum(-1, keepdims=True)
-    total = jnp.where(total > 0, total, 1)
-    out = jnp.einsum('bmqk,bmkf->bmqf', weights.astype(value.dtype), value)
-    return (out / total).astype(query.dtype), (jnp.log(total) + top)[..., 0]
-
-
-def _block_size(n):
-    """Rows in each of the fewest blocks that hold `n` queries, so that little is padding."""
-    return -(-n // -(-n // QUERY_BLOCK))
-
-
-def _blocks(x, block):
-    """[b, m, n, ...] -> [num_blocks, b, m, block, ...], the tail padded with zeros."""
-    pad = -x.shape[2] % block
-    x = jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
-    return rearrange(x, 'b m (j q) ... -> j b m q ...', q=block)
-
-
-def _unblocks(x, n):
-    return rearrange(x, 'j b m q ... -> b m (j q) ...')[:, :, :n]
-
-
-def _first_queries(num_blocks, block):
-    return jnp.arange(num_blocks) * block
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blockwise(query, key, value, lengths, causal):
-    return _blockwise_forward(query, key, value, lengths, causal)[0]
-
-
-def _blockwise_forward(query, key, value, lengths, causal):
-    n = query.shape[2]
-    block = _block_size(n)
-    queries = _blocks(query, block)
-
-    def body(_, inputs):
-        first, query = inputs
-        return None, _block_forward(query, key, value, lengths, first, causal)
-
-    firsts = _first_queries(len(queries), block)
-    _, (out, lse) = jax.lax.scan(body, None, (firsts, queries))
-    found = _unblocks(out, n), _unblocks(lse, n)
-    out, lse = map(parts.kept, found, parts.ATTENTION)
-    return out, (query, key, value, lengths, out, lse)
-
-
-def _blockwise_backward(causal, residuals, d_out):
-    query, key, value, lengths, out, lse = residuals
-    n = query.shape[2]
-    block = _block_size(n)
-    # sum_k w_k dw_k of each row, in closed form: the product of the output and its cotangent
-    delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
-
-    def body(carry, inputs):
-        d_key, d_value = carry
-        first, query, d_out, lse, delta = inputs
-        logits = _block_logits(query, key, lengths, first, causal)
-        weights = jnp.exp(logits - lse[..., None])
-        d_weights = jnp.einsum('bmqf,bmkf->bmqk', d_out, value, preferred_element_type=jnp.float32)
-        d_logits = (weights * (d_weights - delta[..., None])).astype(query.dtype)
-        weights = weights.astype(query.dtype)
-        d_query = jnp.einsum('bmqk,bmkf->bmqf', d_logits, key)
-        d_key += jnp.einsum('bmqk,bmqf->bmkf', d_logits, query, preferred_element_type=jnp.float32)
-        d_value += jnp.einsum('bmqk,bmqf->bmkf', weights, d_out, preferred_element_type=jnp.float32)
-        return (d_key, d_value), d_query
-
-    zeros = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-    blocks = [_blocks(x, block) for x in (query, d_out, lse, delta)]
-    firsts = _first_queries(len(blocks[0]), block)
-    (d_key, d_value), d_query = jax.lax.scan(body, zeros, (firsts, *blocks))
-    d_query = _unblocks(d_query, n).astype(query.dtype)
-    return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), None
-
-
-_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+    out = blockwise.product('bmqk,bmkf->bmqf', weights.astype(value.dtype), value)
+    return (out / jnp.where(total > 0, total, 1)).astype(query.dtype)

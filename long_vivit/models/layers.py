@@ -13,6 +13,7 @@ from flax import nnx
 
 from long_vivit.models import parts
 from long_vivit.models.attention import attend
+from long_vivit.sharding import BATCH, constrain
 
 # What the backward pass of a block finds stored instead of computing it again, by name.
 policies = jax.checkpoint_policies
@@ -79,20 +80,24 @@ def gelu_linear(linear, x):
 class Attention(nnx.Module):
     """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width."""
 
-    def __init__(self, width, heads, *, implementation, causal, dtype, rngs):
+    def __init__(self, width, heads, *, implementation, split, causal, dtype, rngs):
         f = width // heads
         std = width**-0.5
         self.qkv = nnx.Param(std * jax.random.normal(rngs.params(), (width, 3, heads, f)))
         self.qkv_bias = nnx.Param(jnp.zeros((3, heads, f)))
         self.out = nnx.Param(std * jax.random.normal(rngs.params(), (heads, f, width)))
         self.out_bias = nnx.Param(jnp.zeros((width,)))
-        self.implementation, self.causal, self.dtype = implementation, causal, dtype
+        self.implementation, self.split = implementation, split
+        self.causal, self.dtype = causal, dtype
 
     def __call__(self, x, lengths=None):
         x = x.astype(self.dtype)
         qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
         qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
-        y = attend(*qkv, implementation=self.implementation, lengths=lengths, causal=self.causal)
+        y = attend(
+            *qkv, implementation=self.implementation, split=self.split, lengths=lengths,
+            causal=self.causal,
+        )  # fmt: skip
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)
 
@@ -100,11 +105,12 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """x [b, n, d] -> [b, n, d]: attention, then an MLP of 4 d, each on a normalised copy."""
 
-    def __init__(self, width, heads, *, implementation, causal, dtype, rngs):
+    def __init__(self, width, heads, *, implementation, split, causal, dtype, rngs):
         self.norm_1 = LayerNorm(width)
         self.attention = Attention(
-            width, heads, implementation=implementation, causal=causal, dtype=dtype, rngs=rngs
-        )
+            width, heads, implementation=implementation, split=split, causal=causal, dtype=dtype,
+            rngs=rngs,
+        )  # fmt: skip
         self.norm_2 = LayerNorm(width)
         self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
@@ -121,7 +127,9 @@ class Block(nnx.Module):
 class Trunk(nnx.Module):
     """`depth` blocks and a last LayerNorm, x [b, n, d] -> [b, n, d]."""
 
-    def __init__(self, width, depth, heads, *, implementation, causal, remat, dtype, rngs):
+    def __init__(
+        self, width, depth, heads, *, implementation, split='auto', causal, remat, dtype, rngs
+    ):
         if remat not in REMAT:
             raise ValueError(
                 f'model.video.remat is {remat!r}; it must be one of {", ".join(REMAT)}'
@@ -129,36 +137,42 @@ class Trunk(nnx.Module):
 
         def block(key):
             return Block(
-                width, heads, implementation=implementation, causal=causal, dtype=dtype,
-                rngs=nnx.Rngs(params=key),
+                width, heads, implementation=implementation, split=split, causal=causal,
+                dtype=dtype, rngs=nnx.Rngs(params=key),
             )  # fmt: skip
 
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
         self.norm = LayerNorm(width)
         self.remat, self.depth = remat, depth
 
-    def __call__(self, x, lengths=None, *, num_frozen=0):
-        """`num_frozen`: through so many first blocks, and all before them, no gradient flows."""
+    def __call__(self, x, lengths=None, *, num_frozen=0, axis=None):
+        """`num_frozen`: through so many first blocks, and all before them, no gradient flows.
 
+        axis: of the mesh, that the tokens are split over; None: every device has them all.
+        """
+        x = constrain(x, BATCH, axis, None)
         if num_frozen:
             below = jax.tree.map(lambda leaf: leaf[:num_frozen], self.blocks)
             above = jax.tree.map(lambda leaf: leaf[num_frozen:], self.blocks)
-            x = self._through(jax.lax.stop_gradient(below), x, lengths)
-            x = self._through(above, jax.lax.stop_gradient(x), lengths)
+            x = self._through(jax.lax.stop_gradient(below), x, lengths, axis)
+            x = self._through(above, jax.lax.stop_gradient(x), lengths, axis)
         else:
-            x = self._through(self.blocks, x, lengths)
+            x = self._through(self.blocks, x, lengths, axis)
         return self.norm(x)
 
-    def _through(self, blocks, x, lengths):
+    def _through(self, blocks, x, lengths, axis):
+        def through(block, x, lengths, **how):
+            return constrain(block(x, lengths, **how), BATCH, axis, None)
+
         policy = REMAT[self.remat]
         if policy is None:
             return jax.lax.scan(
-                lambda x, block: (block(x, lengths), None), x, blocks,
+                lambda x, block: (through(block, x, lengths), None), x, blocks,
                 unroll=self.depth <= UNROLL,
             )[0]  # fmt: skip
         # Never written out: XLA would merge the second computation with the first, saving nothing.
         again = jax.checkpoint(
-            lambda block, x, lengths: block(parts.block_input(x), lengths, in_parts=True),
+            lambda block, x, lengths: through(block, parts.block_input(x), lengths, in_parts=True),
             prevent_cse=False, policy=policy,
         )  # fmt: skip
         num_parts = parts.num_batch_parts(*x.shape[:2])

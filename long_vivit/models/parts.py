@@ -10,22 +10,15 @@ the gradients of a layer are summed over devices once for each part, where the c
 move the sum out of the loop.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
+from long_vivit.sharding import BATCH, SEQ, axis_size
+
 TOKENS = 16_384  # of one device, worked at together
 BLOCK_INPUT, ATTENTION = 'block_input', ('attention_out', 'attention_lse')  # names for remat
-BATCH_AXES, TOKEN_AXIS = ('dcn', 'data', 'fsdp'), 'seq'
-
-
-def num_devices(*axes):
-    """Devices along these axes of the ambient mesh; 1 for an axis that it lacks."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
 def num_batch_parts(b, n):
@@ -33,7 +26,7 @@ def num_batch_parts(b, n):
 
     At most one for each example that a device has; longer ones are for `over_tokens`.
     """
-    own, devices = max(1, b // num_devices(*BATCH_AXES)), num_devices(TOKEN_AXIS)
+    own, devices = max(1, b // axis_size(BATCH)), axis_size(SEQ)
     fits = (j for j in range(1, own) if own % j == 0 and own // j * n <= TOKENS * devices)
     return next(fits, own)
 
@@ -54,7 +47,7 @@ def over_tokens(f, x):
     For the backward pass only x is kept. Tokens are padded with zeros to equal parts.
     """
     b, n, _ = x.shape
-    own = max(1, b // num_devices(*BATCH_AXES)) * n // num_devices(TOKEN_AXIS)
+    own = max(1, b // axis_size(BATCH)) * n // axis_size(SEQ)
     num_parts = min(n, -(-own // TOKENS))
     if num_parts <= 1:
         return f(x)

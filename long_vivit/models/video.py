@@ -10,6 +10,7 @@ from flax import nnx
 
 from long_vivit.models.layers import Linear, Trunk
 from long_vivit.models.positions import Positions
+from long_vivit.sharding import SEQ
 
 POOLS = ('mean', 'cls')
 
@@ -23,12 +24,14 @@ class VideoEncoder(nnx.Module):
     Args:
       grid: (t, h, w), sizes of the position tables in tubelets, patch rows, patch columns.
       patch: pixels along a patch side. tubelet: frames in a tubelet; 1 builds no tubelet stem.
+      attention, split: the implementation and how devices along `seq` share it, see
+        `long_vivit.models.attention.attend`.
       pool: 'mean' over all given tokens (the paper), or 'cls', a learnt token's output.
     """
 
     def __init__(
-        self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, remat, dtype,
-        rngs,
+        self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
+        remat, dtype, rngs,
     ):  # fmt: skip
         if pool not in POOLS:
             raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
@@ -40,8 +43,8 @@ class VideoEncoder(nnx.Module):
         self.positions = Positions(grid, width, rngs=rngs)
         self.cls = nnx.Param(jnp.zeros((width,))) if pool == 'cls' else None
         self.trunk = Trunk(
-            width, depth, heads, implementation=attention, causal=False, remat=remat, dtype=dtype,
-            rngs=rngs,
+            width, depth, heads, implementation=attention, split=split, causal=False, remat=remat,
+            dtype=dtype, rngs=rngs,
         )  # fmt: skip
         self.head = Linear(width, embed, bias=False, rngs=rngs)
         self.dtype = dtype
@@ -64,7 +67,7 @@ class VideoEncoder(nnx.Module):
         if self.cls is not None:
             cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
             x = jnp.concatenate([cls, x], axis=1)
-        x = self.trunk(x, num_frozen=num_frozen).astype(jnp.float32)
+        x = self.trunk(x, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
         x = x.mean(1) if self.cls is None else x[:, 0]
         return unit(self.head(x))
 

@@ -4,7 +4,8 @@
     python scripts/bench/masking.py --recall runs/long --seeds 3 --steps 100
 
 The two steps are timed in turn in one process. With --recall, both are also taught from the short
-stage of that work directory, for the same number of steps and each seed, and scored.
+stage of that work directory, for the same number of steps and each seed, and scored. The long stage
+takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
 """
 
 import argparse
@@ -27,11 +28,17 @@ VOCAB = 538  # of the built-in tokenizer; only the size of a table here
 RATES = (0.75, 0.0)
 
 
-def compiled(rate, batch):
-    """The compiled step of the long stage at a masking rate, with a state and a batch for it."""
+def recipe_at(rate, args):
+    """The small recipe's fields, its long stage at a masking rate."""
     fields = long.get_config()
-    fields.stages.long.update(mask_rate=rate, mask_kind='tube', batch=batch)
-    run = config.resolve(fields)
+    fields.model.video.update(patch=args.patch, tubelet=args.tubelet)
+    fields.stages.long.update(mask_rate=rate, mask_kind=args.kind, batch=args.batch)
+    return fields
+
+
+def compiled(rate, args):
+    """The compiled step of the long stage at a masking rate, with a state and a batch for it."""
+    run = config.resolve(recipe_at(rate, args))
     stage = run.stages[-1]
     view = recipe.view(run, stage)
     init, step = recipe.training(run, stage, VOCAB)
@@ -45,7 +52,7 @@ def compiled(rate, batch):
         'tokens': rng.integers(3, VOCAB, like['tokens'].shape),
         'lengths': 150,
         'ok': True,
-        'text_key': np.arange(batch),
+        'text_key': np.arange(args.batch),
     }
     arrays = {
         name: np.broadcast_to(value, like[name].shape).astype(like[name].dtype)
@@ -55,11 +62,11 @@ def compiled(rate, batch):
     return jax.jit(step).lower(state, arrays).compile(), state, arrays, kept
 
 
-def speed(batch, repeats):
+def speed(args):
     """Step time and temporary memory of both, and their ratios."""
-    steps = {rate: compiled(rate, batch) for rate in RATES}
+    steps = {rate: compiled(rate, args) for rate in RATES}
     seconds = {rate: [] for rate in RATES}
-    for repeat in range(repeats + 1):
+    for repeat in range(args.repeats + 1):
         for rate, (function, state, arrays, _) in steps.items():
             begun = time.perf_counter()
             jax.block_until_ready(function(state, arrays))
@@ -77,17 +84,17 @@ def speed(batch, repeats):
     print(f'ratio: step time {statistics.median(pairs):.2f}, memory {memory[0] / memory[1]:.2f}')
 
 
-def recall(workdir, seeds, steps):
+def recall(args):
     """R@1 of the long stage at both rates, from the same short stage."""
-    short = Workdir(workdir).checkpoints('short')
+    short = Workdir(args.recall).checkpoints('short')
     for rate in RATES:
         found = []
-        for seed in range(seeds):
-            fields = long.get_config()
+        for seed in range(args.seeds):
+            fields = recipe_at(rate, args)
             fields.run, fields.seed, fields.init = ('long',), seed, str(short)
-            fields.workdir = f'{workdir}_mask{rate:.2f}_seed{seed}'
+            fields.workdir = f'{args.recall}_mask{rate:.2f}_seed{seed}'
             fields.eval.ablations = False
-            fields.stages.long.update(mask_rate=rate, mask_kind='tube', steps=steps)
+            fields.stages.long.steps = args.steps
             train.train(config.resolve(fields))
             ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
             ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
@@ -100,15 +107,19 @@ def main():
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--batch', type=int, default=32)
+    parser.add_argument('--patch', type=int, default=16)
+    parser.add_argument('--tubelet', type=int, default=2)
+    parser.add_argument('--kind', default='tube')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--recall', default='', metavar='WORKDIR')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=100)
     args = parser.parse_args()
     keep_freed_memory()
-    speed(args.batch, args.repeats)
+    if args.repeats:
+        speed(args)
     if args.recall:
-        recall(args.recall, args.seeds, args.steps)
+        recall(args)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,98 @@
+"""Whether a configuration fits the devices there are, checked before anything is built."""
+
+import jax
+
+from long_vivit import axes, sharding
+from long_vivit.inputs.patches import num_kept
+from long_vivit.recipe import eval_view, view
+
+
+def mesh_of(run, devices=None):
+    """The mesh to train a resolved configuration on, over all devices (or those given).
+
+    Raises ValueError: one message with all that does not fit.
+    """
+    mesh = make_mesh('mesh', run.mesh, devices)
+    found = list(model_faults(run, mesh))
+    for stage in run.stages:
+        found += stage_faults(run, stage, mesh)
+    return fitting(mesh, found)
+
+
+def mesh_to_score(spec, run, looks):
+    """The mesh to score a model of `run` on, that looks at videos by the View `looks`.
+
+    Raises ValueError as `mesh_of` does.
+    """
+    mesh = make_mesh('--mesh', spec)
+    return fitting(mesh, [*model_faults(run, mesh), *view_faults('--mesh', looks, mesh)])
+
+
+def make_mesh(field, spec, devices=None):
+    """`sharding.make_mesh`, its error beginning with the field that is at fault."""
+    try:
+        return sharding.make_mesh(spec, devices)
+    except ValueError as error:
+        raise ValueError(f'{field}: {error}') from error
+
+
+def fitting(mesh, faults):
+    """`mesh`, or one ValueError with all faults."""
+    if faults:
+        raise ValueError('\n  '.join(['the configuration does not fit the hardware:', *faults]))
+    return mesh
+
+
+def model_faults(run, mesh):
+    """A line for each field of the model that the mesh does not divide."""
+    tensor, seq = mesh.shape[axes.TENSOR], mesh.shape[axes.SEQ]
+    for tower in ('video', 'text'):
+        heads = getattr(run.model, tower).heads
+        if heads % tensor:
+            yield f'model.{tower}.heads: {heads} does not split over tensor={tensor} of the mesh'
+    if run.model.video.remat == 'offload' and mesh.devices.flat[0].platform == 'cpu':
+        yield (
+            "model.video.remat: 'offload', but on CPU the host's memory is the device's; use "
+            "'full', which computes the same"
+        )
+    if seq > 1 and run.model.video.pool == 'cls':
+        yield f"model.video.pool: 'cls' adds a token that is no patch; use 'mean' with seq={seq}"
+
+
+def stage_faults(run, stage, mesh):
+    """A line for each field of a stage that the mesh does not divide."""
+    parts = sharding.batch_parts(mesh)
+    if stage.batch % parts:
+        names = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes.BATCH)
+        yield (
+            f'stages.{stage.name}.batch: {stage.batch} does not split over {names}; it must be a '
+            f'multiple of {parts}'
+        )
+    yield from view_faults(f'stages.{stage.name}.mask_rate', view(run, stage), mesh)
+    if stage.image_ratio:
+        looks = view(run, stage, image=True)
+        yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
+    if stage.eval:
+        yield from view_faults(f'stages.{stage.name}.eval', eval_view(run, stage), mesh)
+
+
+def view_faults(field, looks, mesh):
+    """A line if the patches that a View shows do not split over the mesh."""
+    k, seq = num_kept(looks.mask_kind, looks.grid, looks.mask_rate), mesh.shape[axes.SEQ]
+    if k % seq:
+        yield (
+            f'{field}: {k} patches of {looks.frames} frames do not split over seq={seq} of the '
+            'mesh; change frames, pixels, mask_rate or seq'
+        )
+
+
+def words(mesh):
+    """The devices of a mesh, and how they are used: '8 x CPU (data=4 x seq=2)'."""
+    device = mesh.devices.flat[0]
+    kind, platform = device.device_kind, device.platform
+    kind = platform.upper() if kind == platform else f'{kind} ({platform})'
+    if mesh.size == 1:
+        return kind
+    used = ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1)
+    processes = f', {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    return f'{mesh.size} x {kind} ({used}{processes})'

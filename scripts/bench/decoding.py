@@ -1,0 +1,165 @@
+"""Decoding 16, 128 and 256 frames of a minute of 360p H.264: ours, a PyAV loop, decord, torchcodec.
+
+    python scripts/bench/decoding.py
+
+Makes two clips (640 x 360, 30 frames a second, 3 B frames; a key frame every 250 and every 30
+frames) and reads uniformly spread frames, each reader in a process of its own with one decoder
+thread, in turn. Ours and the loop give cropped squares of 256 pixels, decord scales to 455 x 256,
+torchcodec gives frames as they are, which is the least it can be asked for. A reader that cannot be
+imported is named and left out. Ours must equal the loop to the bit, or the script fails.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import av
+import numpy as np
+
+from long_vivit.inputs import pixels, samplers, video
+
+SIDE, COUNTS, KEYS, SECONDS, RATE = 256, (16, 128, 256), (250, 30), 60, 30
+READERS = {'ours': 'av', 'pyav loop': 'av', 'decord': 'decord', 'torchcodec': 'torchcodec'}
+
+
+def make_clip(path: Path, every: int) -> None:
+    """A drifting texture with shapes that cross it and a cut every 5 seconds."""
+    rng = np.random.default_rng(0)
+    width, height = 640, 360
+    with av.open(str(path), 'w') as out:
+        names = {'g': str(every), 'bf': '3', 'crf': '23', 'sc_threshold': '0'}
+        stream = out.add_stream('libx264', rate=RATE, options=names)
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        for number in range(SECONDS * RATE):
+            if number % (5 * RATE) == 0:
+                coarse = rng.integers(0, 256, (height // 20, width // 20, 3), np.uint8)
+                scene = coarse.repeat(20, 0).repeat(20, 1) // 2
+                scene += rng.integers(0, 40, scene.shape, np.uint8)
+            picture = np.roll(scene, (number, 2 * number), (0, 1))
+            for i in range(4):
+                x, y = (number * (3 + i) + 150 * i) % (width - 60), (number * (1 + i)) % 300
+                picture[y : y + 60, x : x + 60] = 60 * i + 30
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, 'rgb24')))
+        out.mux(stream.encode())
+
+
+def places(count: int) -> np.ndarray:
+    return samplers.mid_indices(SECONDS * RATE, count)
+
+
+def ours(path, count):
+    times = (places(count) + 0.5) / RATE
+    return video.read_frames(path, lambda a, b: times, pixels=SIDE).frames
+
+
+def pyav_loop(path, count):
+    wanted, found = set(places(count).tolist()), []
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                found.append(pixels.to_rgb(frame, SIDE))
+    return np.stack(found)
+
+
+def decord(path, count):
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=1, width=455, height=256)
+    return reader.get_batch(places(count).tolist()).asnumpy()
+
+
+def torchcodec(path, count):
+    import torch
+    from torchcodec.decoders import VideoDecoder
+
+    torch.set_num_threads(1)
+    decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode='exact', dimension_order='NHWC')
+    return decoder.get_frames_at(places(count).tolist()).data.numpy()
+
+
+def serve(name: str) -> None:
+    """A reader's process: reads [path, count] from each line, answers [seconds, digest]."""
+    read = globals()[name.replace(' ', '_')]
+    for line in sys.stdin:
+        path, count = json.loads(line)
+        start = time.perf_counter()
+        frames = read(path, count)
+        seconds = time.perf_counter() - start
+        assert len(frames) == count, (name, frames.shape)
+        print(json.dumps([seconds, hashlib.sha256(frames.tobytes()).hexdigest()]), flush=True)
+
+
+class Reader:
+    def __init__(self, name: str):
+        command = [sys.executable, __file__, '--serve', name]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, path, count):
+        try:
+            self.process.stdin.write(json.dumps([str(path), count]) + '\n')
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--serve', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        clips = {every: Path(folder) / f'key{every}.mp4' for every in KEYS}
+        for every, path in clips.items():
+            make_clip(path, every)
+            print(f'key frame every {every}: {path.stat().st_size / 2**20:.1f} MiB')
+        readers = {name: Reader(name) for name in READERS}
+        for name in list(readers):  # the first call imports
+            if readers[name](clips[KEYS[0]], 16) is None:
+                print(f'{name}: cannot be imported here, left out')
+                del readers[name]
+        print(', '.join(f'{m} {importlib.metadata.version(m)}' for m in _packages(readers)))
+        print('| key every | frames |', ' | '.join(readers), '| ours against the best other |')
+        print('|' + '---|' * (len(readers) + 3))
+        for every, path in clips.items():
+            for count in COUNTS:
+                _row(every, count, path, readers, args.rounds)
+    return 0
+
+
+def _packages(readers) -> list[str]:
+    return sorted({READERS[name] for name in readers} | {'numpy'})
+
+
+def _row(every, count, path, readers, rounds) -> None:
+    times = {name: [] for name in readers}
+    for _ in range(rounds):
+        digests = {}
+        for name, read in readers.items():
+            seconds, digests[name] = read(path, count)
+            times[name].append(1000 * seconds)
+        assert digests['ours'] == digests['pyav loop'], 'ours differs from a sequential decode'
+    middle = {name: statistics.median(found) for name, found in times.items()}
+    cells = [f'{middle[n]:.0f} ({min(t):.0f} to {max(t):.0f})' for n, t in times.items()]
+    best = min((n for n in middle if n not in ('ours', 'pyav loop')), key=middle.get, default=None)
+    ratio = f'{middle[best] / middle["ours"]:.2f} x {best}' if best else 'none there'
+    print(f'| {every} | {count} |', ' | '.join(cells), f'| {ratio} |', flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
