@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 
 import jax
 
-from long_vivit import compiling, config, recipe, sharding
+from long_vivit import compiling, config, hardware, layout, recipe, sharding
+from long_vivit.axes import FSDP
 from long_vivit.names import below, flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
@@ -47,10 +48,15 @@ class Estimate:
 def compiled(run, stage, vocab, mesh):
     """The compiled training step of a stage, and the State and batch it takes as shapes."""
     init, step = recipe.training(run, stage, vocab)
-    state = sharding.like(jax.eval_shape(init), sharding.everywhere(mesh))
-    batch = sharding.like(recipe.batch_like(run, stage), sharding.over_batch(mesh))
+    shapes = jax.eval_shape(init)
+    lies, _ = layout.shardings(shapes, mesh)
+    state = layout.like(shapes, lies)
+    arrays = recipe.batch_like(run, stage)
+    split = {name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS) for name in arrays}
+    batch = layout.like(arrays, split)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(lies, sharding.everywhere(mesh)))
     with jax.set_mesh(mesh):
-        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        lowered = step.lower(state, batch)
         return lowered.compile(compiler_options=OPTIONS), state, batch
 
 
@@ -110,19 +116,27 @@ def changes(run, stage, mesh):
         if run.model.video.remat != 'attention':
             found.append({'model.video.remat': 'attention'})
         found.append({'model.video.remat': 'full'})
+    if 1 < mesh.size != mesh.shape[FSDP]:
+        found.append({'mesh': f'{FSDP}={mesh.size}'})
+    found += [{f'{path}micro_batch': b} for b in smaller(stage.micro_batch or stage.batch, mesh)]
     if run.optim.moment_dtype != 'bfloat16':
         found.append({'optim.moment_dtype': 'bfloat16'})
     if run.model.dtype != 'bfloat16':
         found.append({'model.dtype': 'bfloat16'})
-    for divisor in (2, 4):
-        if stage.batch % (divisor * mesh.size) == 0 and stage.batch // divisor >= 2:
-            found.append({f'{path}batch': stage.batch // divisor})
+    if not stage.micro_batch:
+        found += [{f'{path}batch': b} for b in smaller(stage.batch, mesh)]
     if stage.frames > 1 and stage.mask_rate < 0.75:
         found.append({f'{path}mask_rate': 0.75})
     last = 4
     if run.model.video.depth > last and not 0 < stage.last_layers <= last:
         found.append({f'{path}last_layers': last})
     return found
+
+
+def smaller(batch, mesh):
+    """A half and a quarter of a batch, where they are whole and split over the devices."""
+    parts = sharding.batch_parts(mesh)
+    return [batch // n for n in (2, 4) if batch % (n * parts) == 0 and batch // n >= 2]
 
 
 def changed(run, change):
@@ -150,7 +164,12 @@ def remedies(run, stage, vocab, mesh, chip, say=lambda text: None):
         words = ' '.join(f'--config.{path}={value}' for path, value in change.items())
         say(f'{stage.name}: trying {words}')
         other = changed(run, change)
-        peak = memory(other, other.stages[place], vocab, mesh).peak
-        if peak <= chip.memory_bytes:
-            found.append({'change': words, 'peak': peak})
+        try:
+            changed_mesh = hardware.mesh_of(other, list(mesh.devices.flat))
+        except ValueError as error:  # no way out: fsdp over more devices than there are pairs
+            say(f'  {error}')
+            continue
+        taken = memory(other, other.stages[place], vocab, changed_mesh).peak
+        if taken <= chip.memory_bytes:
+            found.append({'change': words, 'peak': taken})
     return found

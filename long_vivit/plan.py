@@ -49,11 +49,12 @@ def stand_in(devices):
 
 def make(run, chip):
     """The plan as plain values: what is printed as JSON."""
-    from long_vivit import estimate, sharding
+    from long_vivit import estimate, hardware
 
-    mesh, (vocab, whose) = sharding.make_mesh(), vocabulary(run)
-    check(run, mesh)
-    stages = []
+    offload = run.model.video.remat == 'offload'
+    if offload:  # the devices that stand in have no memory apart from the host's
+        run = estimate.changed(run, {'model.video.remat': 'full'})
+    mesh, (vocab, whose), stages = hardware.mesh_of(run), vocabulary(run), []
     for stage in run.stages:
         note(f'{stage.name}: compiling')
         found = estimate.estimate(run, stage, vocab, mesh, chip, MFU.value)
@@ -63,23 +64,14 @@ def make(run, chip):
         'chip': CHIP.value,
         'chip_memory': int(chip.memory_bytes),
         'devices': DEVICES.value,
+        'mesh': {axis: size for axis, size in mesh.shape.items() if size > 1},
         'mfu': MFU.value,
+        'offload_counted_as_full': offload,
         'vocabulary': vocab,
         'vocabulary_of': whose,
         'compiler': 'XLA for CPU',
         'stages': stages,
     }
-
-
-def check(run, mesh):
-    """Raises ValueError where a batch does not split over the devices."""
-    faults = [
-        f'stages.{stage.name}.batch: {stage.batch} does not split over {mesh.size} devices'
-        for stage in run.stages
-        if stage.batch % mesh.size
-    ]
-    if faults:
-        raise ValueError('\n  '.join(['the configuration does not fit the devices:', *faults]))
 
 
 def vocabulary(run):
@@ -133,8 +125,10 @@ def table(plan):
 
 def sentences(plan):
     """What the table does not say."""
+    used = ' x '.join(f'{axis}={size}' for axis, size in plan['mesh'].items()) or 'alone'
     yield (
-        f'Memory of one of {plan["devices"]} x {plan["chip"]} ({gigabytes(plan["chip_memory"])}); '
+        f'Memory of one of {plan["devices"]} x {plan["chip"]} ({gigabytes(plan["chip_memory"])}), '
+        f'{used}; '
         f'speed at {plan["mfu"]:.0%} of its peak, recomputation and data not counted.'
     )
     yield f'Vocabulary: {plan["vocabulary"]} ({plan["vocabulary_of"]}).'
@@ -142,6 +136,8 @@ def sentences(plan):
         "The peak is XLA's for the CPU, which holds bfloat16 work as float32: more than a GPU or "
         'TPU would, but theirs has kernels and workspace of its own. Leave a tenth free.'
     )
+    if plan['offload_counted_as_full']:
+        yield "remat 'offload' is counted as 'full': what waits on the host is in the activations."
     for stage in plan['stages']:
         if not stage['fits']:
             ways = stage['would_fit_with']

@@ -16,7 +16,7 @@ VOCAB = 40
 
 @pytest.fixture(scope='module')
 def mesh():
-    return sharding.make_mesh(jax.devices()[:2])
+    return sharding.make_mesh(devices=jax.devices()[:2])
 
 
 def tiny(**changes):
@@ -66,13 +66,14 @@ def test_changes_are_those_that_there_are_the_mildest_first(mesh):
         path.split('.')[-1] for change in estimate.changes(run, stage, mesh) for path in change
     ]
     assert found == [
-        'remat', 'remat', 'moment_dtype', 'dtype', 'batch', 'batch', 'mask_rate', 'last_layers'
+        'remat', 'remat', 'mesh', 'micro_batch', 'micro_batch', 'moment_dtype', 'dtype', 'batch',
+        'batch', 'mask_rate', 'last_layers',
     ]  # fmt: skip
     least = tiny(
         model__video__remat='full', optim__moment_dtype='bfloat16', model__dtype='bfloat16',
         stages__long__batch=2, stages__long__mask_rate=0.75, stages__long__last_layers=4,
     )  # fmt: skip
-    assert estimate.changes(least, least.stages[2], mesh) == []
+    assert estimate.changes(least, least.stages[2], mesh) == [{'mesh': 'fsdp=2'}]
 
 
 def test_a_changed_run():
@@ -87,13 +88,15 @@ def test_only_changes_that_make_it_fit_are_named(mesh, monkeypatch):
     peaks = {'none': 90, 'attention': 50, 'full': 30}
 
     def memory(run, stage, vocab, mesh):
-        peak = peaks[run.model.video.remat] * 10**9 * stage.batch // 8
+        peak = peaks[run.model.video.remat] * 10**9 * (stage.micro_batch or stage.batch) // 8
+        peak //= mesh.shape['fsdp']
         return estimate.Memory(0, 0, 0, 0, peak)
 
     monkeypatch.setattr(estimate, 'memory', memory)
     found = estimate.remedies(run, run.stages[1], VOCAB, mesh, chips.named('a100-40'))
     assert [one['change'] for one in found] == [
-        '--config.model.video.remat=full', '--config.stages.short.batch=2'
+        '--config.model.video.remat=full', '--config.stages.short.micro_batch=2',
+        '--config.stages.short.batch=2',
     ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def resolved(size, changes):
 def training_peak(size, devices, changes):
     """Bytes of a training step on one of `devices` devices."""
     run = resolved(size, changes)
-    mesh = sharding.make_mesh(jax.devices()[:devices])
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
     return estimate.memory(run, run.stages[0], VOCAB, mesh).peak
 
 
