@@ -26,7 +26,7 @@ TABLE = (
     (r'down/kernel', ('mlp', 'width')),
     (r'head/kernel', ('width', None)),
     (r'(scale|cls|out_bias|(norm\w*|down|image_embed|tubelet_embed)/bias)', ()),
-    (r'(log_scale|step|count)', ()),
+    (r'(log_scale|logit_bias|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}
 

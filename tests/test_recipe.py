@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from long_vivit import optim, recipe
+from long_vivit import layout, optim, recipe
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -34,6 +34,7 @@ def test_the_sigmoid_loss_has_a_bias_that_does_not_decay(tiny_stories, tmp_path)
     like = jax.eval_shape(model)
     rule = optim.rules(like)['logit_bias']
     assert rule.trained and not rule.decay
+    assert layout.dims_of('logit_bias') == ()
     plain = tiny_run.resolved(tiny_stories, tmp_path)
     other = jax.eval_shape(lambda: recipe.model(plain, plain.stages[0], 20, jax.random.key(0)))
     assert flatten(like).keys() - flatten(other).keys() == {'logit_bias'}
