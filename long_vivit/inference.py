@@ -43,6 +43,8 @@ class Loaded:
         """
         if isinstance(frames, str | Path):
             return self.encode_video([frames])[0]
+        if isinstance(frames, list | tuple) and not frames:
+            return np.zeros((0, self.run.model.embed), np.float32)
         if isinstance(frames, list | tuple) and all(isinstance(f, str | Path) for f in frames):
             return self._encode(np.stack([self.read(file) for file in frames]))
         frames = np.asarray(frames)

@@ -14,7 +14,7 @@ from long_vivit.names import below, flatten, unflatten
 from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
-from long_vivit.stop import Stop, words
+from long_vivit.stop import Stop, Stopped
 from long_vivit.window import Window
 from long_vivit.workdir import writable
 
@@ -23,16 +23,6 @@ def end_of(result):
     """Waits until the arrays of `result` are computed -> time.monotonic() then."""
     jax.block_until_ready(result)
     return time.monotonic()
-
-
-class Stopped(Exception):
-    """A signal ended the run; its state is saved. `signal` is the number, `step` where it is."""
-
-    def __init__(self, number, stage, step):
-        self.signal, self.stage, self.step = number, stage, step
-        super().__init__(
-            f'{words(number)}: saved {stage} at step {step}; the same command goes on from there'
-        )
 
 
 def teach(stage, tools, sources, start):
@@ -51,6 +41,11 @@ def teach(stage, tools, sources, start):
     """
     run, mesh = tools.run, tools.mesh
     tools.start_up.begin()
+    if stage.batch > len(sources['train']):
+        tools.say(
+            f'{stage.name}: a batch of {stage.batch} takes some of the {len(sources["train"])} '
+            'examples more than once'
+        )
     init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
     shapes = jax.eval_shape(init)
     lies, whole = layout.shardings(shapes, mesh)
@@ -70,7 +65,7 @@ def teach(stage, tools, sources, start):
         else:
             like = layout.like(shapes, lies)
             state = unflatten(like, saved.restore(at, flatten(like)))
-            loop.remember(saved.info(at))
+            loop.remember(at, saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
         jax.block_until_ready(state)
         tools.start_up.mark('parameters')
@@ -91,10 +86,25 @@ class Loop:
         self.cut_said = False
         self.cost_before = {}
 
-    def remember(self, info):
-        """Goes on with what `save` noted beside the state."""
+    def remember(self, at, info):
+        """Goes on with what `save` noted beside the state of step `at`.
+
+        Raises ValueError where the data are not those that the steps up to there have seen.
+        """
+        if 'data' in info and info['data'] != self.data():
+            raise ValueError(
+                f'{self.stage.name}: the training data have changed since step {at} was saved in '
+                f'{self.tools.workdir.path}: {info["data"]} then, {self.data()} now, so the run '
+                'cannot go on as it was begun; put them back, or start another workdir from it '
+                'with --config.init'
+            )
         self.cost_before, self.bad_in_a_row = info['cost'], info['bad_in_a_row']
         self.window = Window.from_info(info['window'])
+
+    def data(self):
+        """{data spec: fingerprint} of what the stage is taught with."""
+        used = (self.sources['train'], self.sources.get('images'))
+        return {source.name: source.fingerprint for source in used if source}
 
     def batches(self):
         """The stage's training batches, by step."""
@@ -231,6 +241,7 @@ class Loop:
                 'cost': self.cost(),
                 'window': self.window.to_info(),
                 'bad_in_a_row': self.bad_in_a_row,
+                'data': self.data(),
             }
             with writable(self.tools.workdir.path):
                 self.saved.save(step, flatten(state), info, metric, block=last or bool(signal))

@@ -1,5 +1,6 @@
 """A polite end: SIGTERM and SIGINT end a run where nothing is lost, and say so."""
 
+import os
 import signal
 import threading
 
@@ -17,6 +18,16 @@ class Signalled(BaseException):
     def __init__(self, number):
         self.number = number
         super().__init__(words(number))
+
+
+class Stopped(Exception):
+    """A signal ended the run; its state is saved. `signal` is the number, `step` where it is."""
+
+    def __init__(self, number, stage, step):
+        self.signal, self.stage, self.step = number, stage, step
+        super().__init__(
+            f'{words(number)}: saved {stage} at step {step}; the same command goes on from there'
+        )
 
 
 class Handled:
@@ -39,7 +50,13 @@ class Handled:
 class AtOnce(Handled):
     """Within it, a signal raises `Signalled`, so that files are closed on the way out."""
 
-    def _note(self, number, _frame):
+    def _note(self, number, frame):
+        while frame is not None:
+            # Python drops what is raised in JAX's callback of the garbage collector: once more.
+            if frame.f_code.co_name == '_xla_gc_callback':
+                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+                return
+            frame = frame.f_back
         raise Signalled(number)
 
 

@@ -25,8 +25,8 @@ from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
-from long_vivit.stage import Stopped, score_stage, taught, teach
-from long_vivit.stop import AtOnce, Signalled, words
+from long_vivit.stage import score_stage, taught, teach
+from long_vivit.stop import AtOnce, Signalled, Stopped, words
 from long_vivit.tables import print_results
 from long_vivit.tools import Tools
 from long_vivit.warm_start import warm_start
@@ -65,6 +65,7 @@ def train(run, profile=''):
         say(kept)
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
+            stack.callback(workdir.close)
             teach_all(make_tools(run, workdir, tokenizer, mesh, profile, stack), sources)
     except Stopped as stopped:
         say(stopped)

@@ -8,6 +8,7 @@ stages/NAME/checkpoints/   state by step            stages/NAME/finished.json   
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -39,6 +40,7 @@ class Workdir:
         self.bad_steps = self.path / 'bad_steps.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.profile = self.path / 'profile'
+        self._lock = None
 
     def checkpoints(self, stage):
         """The folder of a stage's checkpoints; `stage` is its name."""
@@ -68,18 +70,43 @@ class Workdir:
         A run that failed before its first line and its first checkpoint is none: it may have been
         the configuration that was at fault.
 
-        Raises ValueError: the folder cannot be written; it holds a run with another configuration
-        or tokenizer (all differences are listed, and nothing has been changed).
+        Until `close`, or the end of the process, no other command may open it.
+
+        Raises ValueError: the folder cannot be written; another command teaches in it; it holds a
+        run with another configuration or tokenizer (all differences are listed, and nothing has
+        been changed).
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(bytes(2**20))
-        if self.config.exists() and self._begun():
-            self._check_same(run, tokenizer_json)
-        with writable(self.path):
-            write_text_atomic(self.tokenizer, tokenizer_json)
-            write_text_atomic(self.config, config.to_json(run))
+            self._lock = open(self.path / '.lock', 'w')  # noqa: SIM115
+        try:
+            self._take_lock()
+            if self.config.exists() and self._begun():
+                self._check_same(run, tokenizer_json)
+            with writable(self.path):
+                write_text_atomic(self.tokenizer, tokenizer_json)
+                write_text_atomic(self.config, config.to_json(run))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self):
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'{self.path}: another command is teaching here; wait for its end, or give this '
+                'run a workdir of its own'
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def close(self):
+        """Lets other commands open the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def _begun(self):
         """Whether anything but the configuration and the tokenizer would be lost."""

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ import long_vivit
 from long_vivit import checkpoints, evaluate, losses, retrieval, sharding, step, train
 from long_vivit.inputs import pipeline
 from long_vivit.inputs.sources import open_source
+from long_vivit.stop import AtOnce, Signalled
+from long_vivit.workdir import Workdir
 from long_vivit.writers import JsonlWriter, read_jsonl
 from tests import tiny_run
 
@@ -187,6 +190,49 @@ def test_a_configuration_that_taught_nothing_may_be_mended(tiny_stories, tmp_pat
     (tmp_path / 'run' / 'metrics.jsonl').unlink()  # the checkpoints are enough
     with pytest.raises(ValueError, match='another configuration'):
         train.train(run)
+
+
+def test_one_command_at_a_time(copied, tiny_stories, capsys):
+    run = tiny_run.resolved(tiny_stories, copied)
+    other = Workdir(copied)
+    other.open(run, other.tokenizer.read_text())
+    with pytest.raises(ValueError, match='another command is teaching here'):
+        train.train(run)
+    other.close()
+    assert train.train(run) == 0
+
+
+def test_other_data_under_the_same_name_are_refused(copied, tiny_stories, monkeypatch):
+    """A run that goes on must see what it would have seen."""
+    (copied / 'stages' / 'long' / 'finished.json').unlink()
+    run = tiny_run.resolved(tiny_stories, copied)
+
+    def changed(*args, **kwargs):
+        source = open_source(*args, **kwargs)
+        source.fingerprint = 'of other films'
+        return source
+
+    before = content(copied)
+    monkeypatch.setattr(train, 'open_source', changed)
+    with pytest.raises(ValueError, match='long: the training data have changed since step 5'):
+        train.train(run)
+    assert content(copied) == before
+    monkeypatch.undo()
+    assert train.train(run) == 0
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_garbage_is_collected_is_not_lost(number):
+    """Python only prints what is raised in there."""
+
+    def _xla_gc_callback(*_):
+        os.kill(os.getpid(), number)
+
+    begun = time.monotonic()
+    with pytest.raises(Signalled), AtOnce():
+        _xla_gc_callback()
+        time.sleep(10)
+    assert time.monotonic() - begun < 5
 
 
 def test_a_workdir_that_is_no_folder(tiny_stories, tmp_path):

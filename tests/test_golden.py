@@ -1,4 +1,6 @@
-"""The losses of the three stages as they once were: whatever changes them has to be meant.
+"""The losses of the stages as they once were: whatever changes them has to be meant.
+
+Of a tiny run with all that moves the losses switched on, and of the small recipe as it stands.
 
 A change that is meant stores new values: `python -m tests.test_golden`
 """
@@ -9,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from configs import long
+from long_vivit import config
 from tests import tiny_run
 
-GOLDEN = Path(__file__).parent / 'golden' / 'tiny_run.json'
+GOLDEN = Path(__file__).parent / 'golden'
 KEYS = ('loss', 'gap', 'temperature', 'lr')
 
 
-def measured(data_dir, workdir):
-    """{stage: {key: [value of each step]}} of a run with all that moves the losses switched on."""
-    from long_vivit import train
-
-    run = tiny_run.resolved(
+def tiny(data_dir, workdir):
+    """A tiny run with all that moves the losses switched on."""
+    return tiny_run.resolved(
         data_dir, workdir, log__every=1, model__video__depth=2, model__attention='blockwise',
         optim__ema=0.5, loss__label_smoothing=0.1, checkpoint__every=100,
         stages__image__eval='', stages__short__eval='', stages__long__eval='',
@@ -27,6 +29,24 @@ def measured(data_dir, workdir):
         stages__short__image_train='shape_stories/image:train', stages__short__image_ratio=0.5,
         stages__long__last_layers=1,
     )  # fmt: skip
+
+
+def small(data_dir, workdir):
+    """configs/long.py, but for the number of steps."""
+    fields = long.get_config()
+    fields.data.dir, fields.workdir, fields.log.every = str(data_dir), str(workdir), 1
+    for stage in fields.stages.values():
+        stage.update(steps=3, warmup_steps=1, eval='')
+    return config.resolve(fields)
+
+
+RUNS = {'tiny_run': tiny, 'small_recipe': small}
+
+
+def measured(run, workdir):
+    """{stage: {key: [value of each step]}} of a run."""
+    from long_vivit import train
+
     assert train.train(run) == 0
     found = {}
     for line in tiny_run.curves(workdir):
@@ -36,8 +56,11 @@ def measured(data_dir, workdir):
     return found
 
 
-def test_the_losses_are_what_they_were(tiny_stories, tmp_path, quick_compilation):
-    found, stored = measured(tiny_stories, tmp_path / 'run'), json.loads(GOLDEN.read_text())
+@pytest.mark.parametrize('name', RUNS)
+def test_the_losses_are_what_they_were(name, tiny_stories, tmp_path, quick_compilation):
+    workdir = tmp_path / 'run'
+    found = measured(RUNS[name](tiny_stories, workdir), workdir)
+    stored = json.loads((GOLDEN / f'{name}.json').read_text())
     assert list(found) == list(stored) == list(tiny_run.STAGES)
     for stage, curves in stored.items():
         for key, values in curves.items():
@@ -49,7 +72,7 @@ if __name__ == '__main__':
 
     with tempfile.TemporaryDirectory() as folder:
         build.build_tiny(folder)
-        values = measured(folder, Path(folder) / 'run')
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(values, indent=1) + '\n')
-    print(f'wrote {GOLDEN}')
+        for name, make in RUNS.items():
+            workdir, file = Path(folder) / name, GOLDEN / f'{name}.json'
+            file.write_text(json.dumps(measured(make(folder, workdir), workdir), indent=1) + '\n')
+            print(f'wrote {file}')

@@ -172,7 +172,7 @@ def _replace(decoder, packets, places, max_missing, name) -> tuple[np.ndarray, i
     if num_missing > max_missing * len(good) or not good.any():
         damaged = decoder.num_errors or decoder.damaged
         detail = f'{num_missing} of {len(good)} frames could not be shown'
-        if damaged:
+        if decoder.num_errors:
             detail += f', {decoder.num_errors} packets failed to decode'
         raise VideoError('damaged' if damaged else 'missing-frames', detail, name)
     if not num_missing:
