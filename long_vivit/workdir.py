@@ -80,7 +80,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(bytes(2**20))
-            self._lock = open(self.path / '.lock', 'w')  # noqa: SIM115
+            self._lock = open(self.path / '.lock', 'a')  # noqa: SIM115
         try:
             self._take_lock()
             if self.config.exists() and self._begun():

@@ -36,7 +36,7 @@ def small(data_dir, workdir):
     fields = long.get_config()
     fields.data.dir, fields.workdir, fields.log.every = str(data_dir), str(workdir), 1
     for stage in fields.stages.values():
-        stage.update(steps=3, warmup_steps=1, eval='')
+        stage.update(steps=2, warmup_steps=1, eval='')
     return config.resolve(fields)
 
 
@@ -57,7 +57,9 @@ def measured(run, workdir):
 
 
 @pytest.mark.parametrize('name', RUNS)
-def test_the_losses_are_what_they_were(name, tiny_stories, tmp_path, quick_compilation):
+def test_the_losses_are_what_they_were(
+    name, tiny_stories, tmp_path, quick_compilation, one_device
+):  # fmt: skip
     workdir = tmp_path / 'run'
     found = measured(RUNS[name](tiny_stories, workdir), workdir)
     stored = json.loads((GOLDEN / f'{name}.json').read_text())
