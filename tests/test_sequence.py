@@ -104,8 +104,8 @@ def test_what_travels():
 
 @pytest.mark.parametrize('split', ['ulysses', 'ring'])
 def test_a_whole_encoder(split):
-    """Two blocks with their gradients, tokens that do not divide, computed again (remat)."""
-    model = dual(video={'attention': 'blockwise', 'split': split, 'remat': 'full', 'pool': 'cls'})
+    """Two blocks with their gradients, computed again (remat)."""
+    model = dual(video={'attention': 'blockwise', 'split': split, 'remat': 'full'})
     values = batch(b=B)
 
     def loss(video, values, over):
