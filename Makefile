@@ -1,10 +1,12 @@
 # `make` alone lists what can be made. PYTHON=python3.12 picks another Python, VENV=DIR another
-# place for the environment, ARGS='...' adds to the command that a target runs.
+# place for the environment, ARGS='...' adds to the command that a target runs, WORKERS=4 tests in
+# so many processes.
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/long.py
 TESTS ?=
+WORKERS ?= 2
 ARGS ?=
 
 python := $(VENV)/bin/python
@@ -15,7 +17,9 @@ pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev data train test lint format constraints clean
+BENCH ?= masking attention loss memory reading decoding
+
+.PHONY: help setup setup-dev data train test bench lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +34,10 @@ train: $(stories)  ## teach the small recipe (CONFIG=configs/long.py, ARGS='--co
 	$(python) -m long_vivit.train --config=$(CONFIG) $(ARGS)
 
 test: $(ready_dev)  ## run the tests (TESTS=tests/test_config.py for some)
-	$(python) -m pytest $(TESTS) $(ARGS)
+	$(python) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+
+bench: $(ready)  ## measure speed and memory (BENCH=loss for some of scripts/bench)
+	@for name in $(BENCH); do echo "== $$name"; $(python) scripts/bench/$$name.py $(ARGS) || exit; done
 
 lint: $(ready_dev)  ## check style
 	$(python) -m ruff check .
