@@ -38,7 +38,7 @@ def small(config: ConfigDict) -> None:
     # Half as wide as the video tower: as wide, it takes half of the long stage's time and memory.
     config.model.text.update(width=64, depth=2, heads=2, length=212)
     config.model.embed = 128
-    config.loss.temperature = 0.05
+    config.loss.temperature = 0.03
     config.stages.image = base.stage(
         train='shape_stories/image:train',
         eval='shape_stories/image:test[:256]',
