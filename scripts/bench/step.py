@@ -31,23 +31,37 @@ PIXELS, PATCH, TUBELET = 128, 16, 2
 # One row, in its process ----------------------------------------------------------------------
 
 
+def drawn(grid, clips, rate):
+    """A batch of so many clips of noise, as the pipeline would send it."""
+    import numpy as np
+
+    kept = round(np.prod(grid) * (1 - rate))
+    rng = np.random.default_rng(0)
+    places = np.stack(np.unravel_index(np.sort(rng.permutation(np.prod(grid))[:kept]), grid), -1)
+    return {
+        'patches': rng.integers(0, 256, (clips, kept, TUBELET * PATCH**2 * 3), np.uint8),
+        'where': np.broadcast_to(places, (clips, kept, 3)).astype(np.int32),
+        'z_text': np.eye(clips, EMBED, dtype=np.float32),
+        'ok': np.ones(clips, bool),
+        'text_key': np.arange(clips, dtype=np.int32),
+    }
+
+
 def ours(frames, clips, rate):
     """-> (a function that takes one step, facts about the compiled program)."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
     from flax import nnx
 
     from long_vivit import optim
+    from long_vivit.compiling import compiler_options
     from long_vivit.models.video import VideoEncoder
     from long_vivit.perf import keep_freed_memory
-    from long_vivit.stage import compiler_options
     from long_vivit.state import State
     from long_vivit.step import make_step
 
     keep_freed_memory()
     grid = frames // TUBELET, PIXELS // PATCH, PIXELS // PATCH
-    kept = round(np.prod(grid) * (1 - rate))
 
     class Tower(nnx.Module):
         """The video encoder, with given vectors for the texts."""
@@ -63,15 +77,7 @@ def ours(frames, clips, rate):
         def __call__(self, batch, *, num_frozen=0):
             return self.video(batch['patches'], batch['where']), batch['z_text']
 
-    rng = np.random.default_rng(0)
-    places = np.stack(np.unravel_index(np.sort(rng.permutation(np.prod(grid))[:kept]), grid), -1)
-    batch = {
-        'patches': rng.integers(0, 256, (clips, kept, TUBELET * PATCH**2 * 3), np.uint8),
-        'where': np.broadcast_to(places, (clips, kept, 3)).astype(np.int32),
-        'z_text': np.eye(clips, EMBED, dtype=np.float32),
-        'ok': np.ones(clips, bool),
-        'text_key': np.arange(clips, dtype=np.int32),
-    }
+    batch = drawn(grid, clips, rate)
     fields = {'lr': 1e-4, 'steps': 1000, 'warmup_steps': 0}
     optimiser = optim.make(jax.eval_shape(Tower), **fields, weight_decay=0.1, clip=1.0)
     step = make_step(
