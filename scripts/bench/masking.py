@@ -1,11 +1,12 @@
 """What masking buys: the small recipe's long stage with 75% of the tubes left out, and with all.
 
     python scripts/bench/masking.py              # step time and memory of the compiled step
-    python scripts/bench/masking.py --recall runs/long --seeds 3 --steps 100
+    python scripts/bench/masking.py --recall runs/long --kinds tube random --seeds 3 --steps 300
 
-The two steps are timed in turn in one process. With --recall, both are also taught from the short
-stage of that work directory, for the same number of steps and each seed, and scored. The long stage
-takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
+The two steps are timed in turn in one process. With --recall, the long stage is also taught from
+the short stage of that work directory, with all tubelets and with a quarter of them chosen in each
+way of --kinds, for the same number of steps and each seed, and scored with all tubelets. The long
+stage takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
 """
 
 import argparse
@@ -28,17 +29,17 @@ VOCAB = 538  # of the built-in tokenizer; only the size of a table here
 RATES = (0.75, 0.0)
 
 
-def recipe_at(rate, args):
-    """The small recipe's fields, its long stage at a masking rate."""
+def recipe_at(rate, kind, args):
+    """The small recipe's fields, its long stage masked at a rate in a way."""
     fields = long.get_config()
     fields.model.video.update(patch=args.patch, tubelet=args.tubelet)
-    fields.stages.long.update(mask_rate=rate, mask_kind=args.kind, batch=args.batch)
+    fields.stages.long.update(mask_rate=rate, mask_kind=kind, batch=args.batch)
     return fields
 
 
 def compiled(rate, args):
     """The compiled step of the long stage at a masking rate, with a state and a batch for it."""
-    run = config.resolve(recipe_at(rate, args))
+    run = config.resolve(recipe_at(rate, 'tube', args))
     stage = run.stages[-1]
     view = recipe.view(run, stage)
     init, step = recipe.training(run, stage, VOCAB)
@@ -85,22 +86,25 @@ def speed(args):
 
 
 def recall(args):
-    """R@1 of the long stage at both rates, from the same short stage."""
+    """R@1 of the long stage with all tubelets and with a quarter, from the same short stage."""
     short = Workdir(args.recall).checkpoints('short')
-    for rate in RATES:
-        found = []
+    for rate, kind in [*((0.75, kind) for kind in args.kinds), (0.0, 'tube')]:
+        found, name = [], f'{kind} {rate:.0%}' if rate else 'none'
         for seed in range(args.seeds):
-            fields = recipe_at(rate, args)
+            fields = recipe_at(rate, kind, args)
             fields.run, fields.seed, fields.init = ('long',), seed, str(short)
-            fields.workdir = f'{args.recall}_mask{rate:.2f}_seed{seed}'
+            fields.workdir = f'{args.recall}_{name.replace(" ", "_").rstrip("%")}_seed{seed}'
             fields.eval.ablations = False
             fields.stages.long.steps = args.steps
             train.train(config.resolve(fields))
             ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
             ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
             found.append(100 * sum(ways) / 2)
+            print(f'masked: {name}, {args.steps} steps, seed {seed}: R@1 {found[-1]:.1f}')
         spread = statistics.stdev(found) if len(found) > 1 else float('nan')
-        print(f'mask rate {rate:4.0%}: R@1 {statistics.mean(found):.1f} +- {spread:.1f} {found}')
+        print(
+            f'masked: {name}, {args.steps} steps: R@1 {statistics.mean(found):.1f} +- {spread:.1f}'
+        )
 
 
 def main():
@@ -109,7 +113,7 @@ def main():
     parser.add_argument('--batch', type=int, default=32)
     parser.add_argument('--patch', type=int, default=16)
     parser.add_argument('--tubelet', type=int, default=2)
-    parser.add_argument('--kind', default='tube')
+    parser.add_argument('--kinds', nargs='+', default=['tube'])
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--recall', default='', metavar='WORKDIR')
     parser.add_argument('--seeds', type=int, default=3)
