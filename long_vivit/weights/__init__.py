@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FAMILIES = ('clip', 'open_clip', 'openai', 'longclip')  # a file of this folder each
+MERGED = '#merged'  # longclip:PATH#merged says that the two tables of positions were made one
 
 
 class Described(NamedTuple):
@@ -76,7 +77,7 @@ def _family(init: str):
             + ', '.join(FAMILIES)
         )
     name, path = found
-    if not Path(path).exists():
+    if not Path(path.removesuffix(MERGED)).exists():
         raise ValueError(f'init: {path!r} does not exist')
     return importlib.import_module(f'long_vivit.weights.{name}'), Path(path)
 

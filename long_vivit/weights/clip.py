@@ -1,9 +1,9 @@
 """CLIP in the layout of Hugging Face: a folder with config.json and model.safetensors.
 
-    config.json                what the towers look like, from which every shape follows
-    model.safetensors          or model.safetensors.index.json and the shards that it names
-    preprocessor_config.json   mean and standard deviation of the pixels
-    tokenizer.json             or vocab.json and merges.txt
+config.json                what the towers look like, from which every shape follows
+model.safetensors          or model.safetensors.index.json and the shards that it names
+preprocessor_config.json   mean and standard deviation of the pixels
+tokenizer.json             or vocab.json and merges.txt
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _torch_file(path: Path) -> Tensors:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f'{path}: torch cannot load it as weights only ({reason}). A TorchScript archive, as '
-            "OpenAI gives CLIP out, holds a program: take its .state_dict() where you trust it, "
+            'OpenAI gives CLIP out, holds a program: take its .state_dict() where you trust it, '
             'and save that with safetensors.torch.save_file'
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(x) for x in state.values()):

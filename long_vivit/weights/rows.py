@@ -76,9 +76,7 @@ def check(rows: Sequence[Row], tensors: Tensors, ignored: Callable[[str], bool])
             near = difflib.get_close_matches(name, unused, 1)
             faults.append(f'{name} {list(shape)}: missing' + (f'; nearest: {near[0]}' * bool(near)))
         elif there[name] != shape:
-            faults.append(
-                f'{name}: {list(there[name])} in the file, {list(shape)} by the config'
-            )
+            faults.append(f'{name}: {list(there[name])} in the file, {list(shape)} by the config')
     faults += [f'{name} {list(there[name])}: no use for it' for name in unused]
     if faults:
         head = f'{tensors.path}: not the weights that its config describes, {len(faults)} fault(s):'
