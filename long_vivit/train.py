@@ -133,9 +133,10 @@ def start_params(stage, tools):
         lambda: recipe.model(tools.run, stage, tools.tokenizer.vocab_size, jax.random.key(0))
     )
     say(f'{stage.name}: starts from {source}')
-    if stage.frames > 1 and len(flat['video/positions/time']) == 1:
-        flat |= recipe.order_tables(tools.run, stage)
-        say('  video/positions/time, text/positions: afresh, since images have no order')
+    if stage.frames > 1 and not recipe.knows_order(flat):
+        fresh = recipe.order_tables(tools.run, stage, flat)
+        flat |= fresh
+        say(f'  {", ".join(fresh)}: afresh, since images have no order')
     adapted = warm_start(flat, flatten(like))
     for line in adapted.lines:
         say(f'  {line}')
