@@ -40,21 +40,22 @@ def start_params(run, stage, workdir, vocab):
     else:
         return None
     lines = [f'{stage.name}: starts from {source}']
-    if stage.frames > 1 and knows_no_order(flat):
-        flat |= recipe.order_tables(run, stage)
-        lines.append('  video/positions/time, text/positions: afresh, since images have no order')
+    if stage.frames > 1 and taught_on_images(flat):
+        fresh = recipe.order_tables(run, stage, flat)
+        flat |= fresh
+        lines.append(f'  {", ".join(fresh)}: afresh, since images have no order')
     adapted = warm_start(flat, flatten(model_like(run, stage, vocab)))
     return Start(adapted.params, lines + [f'  {line}' for line in adapted.lines])
 
 
-def knows_no_order(flat):
-    """Whether these are parameters of images of our own, whose texts are worth no keeping.
+def taught_on_images(flat):
+    """Whether these are parameters of our own stage of images, which learnt no order.
 
-    Weights of others have words in order, and a table of one time that is zero: no stage of images
-    changes it.
+    Those that began as weights of others have texts that are worth keeping. They are known by their
+    table of one time, which is zero and which no stage of images changes.
     """
-    time = flat.get('video/positions/time')
-    return time is not None and len(time) == 1 and bool(np.any(time))
+    time = flat.get('video/positions/time', np.ones(1))
+    return not recipe.knows_order(flat) and bool(np.any(time))
 
 
 def from_weights(run, stage, vocab):

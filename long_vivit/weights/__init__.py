@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FAMILIES = ('clip', 'open_clip', 'openai', 'longclip')  # a file of this folder each
+# A file of this folder each.
+FAMILIES = ('clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'vivit')
 MERGED = '#merged'  # longclip:PATH#merged says that the two tables of positions were made one
 
 
