@@ -132,7 +132,7 @@ def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=1):
     found = weights.describe(init)
     cfg = config.base_config()
     cfg.init, cfg.run, cfg.model.from_init = init, ('short',), True
-    cfg.model.video.tubelet = tubelet
+    cfg.model.video.tubelet, cfg.loss.kind = tubelet, found.loss
     cfg.stages.short.update(
         train='videos:none.jsonl', frames=frames or found.frames, pixels=pixels or found.pixels,
         text_length=text_length or found.text_length or cfg.stages.short.text_length,
