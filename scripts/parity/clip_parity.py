@@ -73,13 +73,15 @@ def reference(model, frames, ids):
 
 
 def fixture(folder):
-    """See `run.py`."""
-    vision = {'image_size': 16, 'patch_size': 8, 'width': 32, 'layers': 2}
-    cfg = config(**vision, mlp=2.0, length=9)
-    cfg.text_config.vocab_size, cfg.text_config.eos_token_id = 600, 599
-    cfg.vision_config.num_attention_heads = 2
-    cfg.text_config.hidden_size, cfg.text_config.intermediate_size = 24, 48
-    cfg.projection_dim = 16
+    """See `run.py`: a CLIP of 600 tokens, the bytes, the first of CLIP's merges, start and end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(folder, [], 77, first=600)
+    vision = {'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2,
+              'num_attention_heads': 2, 'image_size': 16, 'patch_size': 8}  # fmt: skip
+    text = {'hidden_size': 24, 'intermediate_size': 96, 'num_hidden_layers': 2,
+            'num_attention_heads': 3, 'max_position_embeddings': 9, 'vocab_size': 600,
+            'bos_token_id': 598, 'eos_token_id': 599}  # fmt: skip
+    cfg = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
     model = towers.loud(CLIPModel(cfg))
     save(model, folder)
     towers.save_fixture(folder, 16, 9, 600, lambda *given: reference(model, *given))

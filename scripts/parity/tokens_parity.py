@@ -19,18 +19,19 @@ from long_vivit.inputs.foreign_text import CLIP_MARKS, clip_clean
 from long_vivit.inputs.text import Tokenizer
 
 
-def save_tokenizer(folder, texts, length, used=None):
+def save_tokenizer(folder, texts, length, used=None, first=0):
     """CLIP's vocab.json and merges.txt into a folder -> the texts' ids [n, length] by open_clip.
 
-    used: the merges to save; None is all.
+    used: the merges to save; None is all. first: the size of a vocabulary that has the first merges
+    only; 0 is CLIP's.
     """
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
-    marks = dict(zip(('<start_of_text>', '<end_of_text>'), CLIP_MARKS, strict=True))
-    vocab = {marks.get(word, word): number for word, number in tokenizer.encoder.items()}
     merges = list(tokenizer.bpe_ranks) if used is None else used
-    if used is not None:
-        made = {''.join(pair) for pair in used}
-        vocab = {w: i for w, i in vocab.items() if i < 512 or w in made or w in CLIP_MARKS}
+    merges = merges[: first - 514] if first else merges
+    made = {''.join(pair) for pair in merges}
+    vocab = {w: i for w, i in tokenizer.encoder.items() if i < 512 or w in made}
+    end = first or len(tokenizer.encoder)
+    vocab |= dict(zip(CLIP_MARKS, (end - 2, end - 1), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'vocab.json').write_text(json.dumps(vocab))
     lines = ['#version: 0.2', *(' '.join(pair) for pair in merges)]
