@@ -9,7 +9,7 @@ import pytest
 
 import long_vivit
 from configs import clip_long
-from long_vivit import config, start, train
+from long_vivit import config, evaluate, start, train
 from long_vivit.names import flatten
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'clip'
@@ -102,6 +102,21 @@ def test_the_tokenizer_is_that_of_the_weights_or_none(tmp_path, tiny_stories):
     run = resolved(tmp_path / 'run', tiny_stories, init=f'clip:{weights}')
     with pytest.raises(ValueError, match='no tokenizer lies beside clip:'):
         train.train(run)
+
+
+def test_weights_are_scored_as_they_are(tiny_stories, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'built').symlink_to(tiny_stories)
+    given = ['--data=shape_stories/short:test[:16]', '--batch=16', '--ordered_only', '--json']
+    given += [f'--checkpoint=clip:{FIXTURE}', f'--out={tmp_path}/scores.json']
+    assert evaluate.main([*given, '--frames=4', '--tubelet=2']) == 0
+    scored = json.loads((tmp_path / 'scores.json').read_text())['stages']['clip']
+    assert scored['protocol']['frames'] == 4 and scored['protocol']['text_length'] == 9
+    with pytest.raises(ValueError, match="these weights have no stage 'long'"):
+        evaluate.main([*given, '--stage=long'])
+    with pytest.raises(ValueError, match='frames are of FAMILY:PATH only'):
+        evaluate.main(['--checkpoint=runs/none', '--frames=4'])
 
 
 def test_what_weights_lack_starts_afresh_and_is_said(tmp_path, tiny_stories):
