@@ -55,6 +55,8 @@ def test_training_starts_as_clip_and_needs_its_folder_no_more(tmp_path, tiny_sto
     said = capsys.readouterr().out
     assert 'short: starts from clip:' in said and 'afresh' not in said
     assert 'text/positions: stretch of text/positions [9, 24] -> [20, 24]' in said
+    assert train.train(run) == 0
+    assert 'long: finished before' in capsys.readouterr().out
     shutil.rmtree(weights)
     for stage, frames in (('short', 2), ('long', 4)):
         taught = long_vivit.load(tmp_path / 'run', stage)

@@ -296,6 +296,18 @@ def test_long_clips_two_tables_become_one(folder, narrow_heads, monkeypatch):
         weights.describe(f'openai:{folder}#merged')
 
 
+def test_a_table_that_was_only_stretched_is_told_from_a_trained_one():
+    from long_vivit.warm_start import stretch
+    from long_vivit.weights import longclip
+
+    table = np.random.default_rng(0).standard_normal((77, 8)).astype('f4')
+    stretched = stretch(table, (248, 8), keep=20)
+    assert 'stretched and untrained' in longclip.unsure(stretched)[0]
+    assert longclip.unsure(stretched.astype(np.float16).astype('f4'))
+    trained = stretched + 0.02 * np.random.default_rng(1).standard_normal(stretched.shape)
+    assert longclip.unsure(trained) == longclip.unsure(table) == []
+
+
 def test_a_longer_table_in_openais_names_is_not_taken_for_clip(folder, narrow_heads):
     tensors = openai_names(state()) | {'positional_embedding': np.zeros((248, 24), 'f4')}
     save_file(tensors, folder / 'model.safetensors')

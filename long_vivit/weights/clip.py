@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit.weights import Described, pairs, rows, tokenizer_of
+from long_vivit.weights import Described, longclip, pairs, rows, tokenizer_of
 from long_vivit.weights.files import open_tensors, read_json
 
 # What a config.json that leaves a field out means by it (transformers, CLIPConfig).
@@ -45,7 +45,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     sizes, lines = sizes_of(path)
     table, tensors = pairs.transformers_rows(sizes), open_tensors(path)
     lines += rows.check(table, tensors, BUFFERS.fullmatch)
-    return pairs.finish(rows.read(table, tensors), sizes), lines
+    params = pairs.finish(rows.read(table, tensors), sizes)
+    return params, lines + longclip.unsure(params['text/positions'])
 
 
 def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
