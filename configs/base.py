@@ -122,6 +122,10 @@ def optim() -> dict:
         'clip': 1.0,  # global norm at which gradients are cut; 0 = never
         'freeze': ('',),  # regexes of whole parameter names that stay as they are; '' = none
         'moment_dtype': 'float32',  # of the first moment: float32 | bfloat16, half the memory
+        'video_lr': 1.0,  # factor of the learning rate for the video tower; > 0 (to keep it as it
+        #                   is: freeze=video/.*)
+        'text_lr': 1.0,  # the same for the text tower
+        'layer_decay': 1.0,  # in both towers: factor for each layer from the top down; 0 < x <= 1
         'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
     }
 

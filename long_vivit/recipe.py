@@ -123,6 +123,7 @@ def training(run, stage, vocab):
         b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
         weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
+        video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
     )  # fmt: skip
 
     def init(params=None):
