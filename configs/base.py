@@ -152,6 +152,9 @@ def evaluation() -> dict:
         'every': 0,  # steps; 0 = at the end of each stage only
         'allow_broken': False,  # score the videos that can be read where some cannot
         'ablations': True,  # at a stage's end also score with shuffled frames and with one frame
+        'images': '',  # data spec scored as still images, by the image stem: before the first step
+        #                of a run with `init`, and at the end of each stage; '' = none
+        'images_text': 'caption',  # of those: caption | long_caption | any
     }
 
 

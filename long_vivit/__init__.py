@@ -6,8 +6,8 @@ z_text = model.encode_text(['a red circle slides left'])
 """
 
 
-def load(workdir, stage=''):
+def load(workdir, stage='', weights=''):
     """See `long_vivit.inference.load`; imported late, so that tools that need no JAX stay light."""
     from long_vivit import inference
 
-    return inference.load(workdir, stage)
+    return inference.load(workdir, stage, weights)

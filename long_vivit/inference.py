@@ -90,10 +90,12 @@ class Loaded:
         return np.asarray(encode_patches(self.model, np.stack(cut), rows))
 
 
-def load(workdir, stage=''):
+def load(workdir, stage='', weights=''):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
-    Raises ValueError: no run was begun in the folder, or the stage is unknown or unfinished.
+    weights: 'mean' (the running mean), 'raw' (without it), '' (the mean where there is one).
+    Raises ValueError: no run was begun in the folder, the stage is unknown or unfinished, or there
+    is no mean.
     """
     folder = Workdir(workdir)
     run = folder.read_config()
@@ -108,6 +110,6 @@ def load(workdir, stage=''):
     fresh = jax.eval_shape(
         lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
     )
-    model = unflatten(fresh, taught(folder.checkpoints(chosen.name)))
+    model = unflatten(fresh, taught(folder.checkpoints(chosen.name), weights))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)

@@ -89,6 +89,7 @@ RULES = {
     'checkpoint.keep': at_least(1),
     'log.every': at_least(1),
     'eval.every': at_least(0),
+    'eval.images_text': one_of('caption', 'long_caption', 'any'),
 }
 DRAWING = {'rand_seg'}  # samplers that need a random generator: scores would change by themselves
 STAGE_RULES = {
@@ -289,6 +290,7 @@ def data_faults(config: dict, name: str) -> Iterator[str]:
     specs = {f'{path}{key}': stage[key] for key in ('train', 'eval', 'image_train')}
     if name == config['run'][0]:  # said once, not for each stage
         specs |= {f'data.{key}': data[key] for key in ('train', 'eval')}
+        specs['eval.images'] = config['eval']['images']
     for field, spec in specs.items():
         try:
             sources.parse_spec(spec or 'videos:unset.jsonl')
