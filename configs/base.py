@@ -18,7 +18,8 @@ def get_config(arg: str = '') -> ConfigDict:
         {
             'workdir': 'runs/base',  # folder for checkpoints, curves and scores of this run
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
-            'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
+            'init': '',  # '' = start from nothing, the folder of a checkpoint to start from, or
+            #              FAMILY:PATH, weights of others (FAMILY is a file of long_vivit/weights)
             'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
             'mesh': 'data=-1',  # how the devices are used: sizes of dcn (slices joined by a slow
             #                     network), data, fsdp (also splits parameters and optimiser), seq
@@ -73,7 +74,18 @@ def model() -> dict:
             'heads': 0,  # m; 0 = as the size says
             'patch': 16,  # side of a patch in pixels; divides every stage's pixels
             'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
-            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token)
+            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token) | map (attention of a
+            #                  learnt probe and an MLP, as SigLIP has)
+            'cls_repeat': True,  # of cls: as many copies of the token as there are images' worth of
+            #                      patches, so that a still video embeds as its frame | False: one
+            'activation': 'gelu',  # of the MLPs: gelu (tanh form) | gelu_erf (exact) | quick_gelu
+            #                        (x sigmoid(1.702 x), as OpenAI's CLIP has)
+            'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0
+            'norm_input': False,  # a LayerNorm before the first layer, as CLIP has
+            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+            'positions': 'split',  # split (a table of space and one of time, added up) | joint (one
+            #                        table of all places at all times, as ViViT has)
+            'head': True,  # projects width -> embed; False: embed must be width, as SigLIP has it
             'remat': 'none',  # activations computed again in the backward pass, both towers; from
             #                   most memory to least: none | dots (all but matrix products) |
             #                   attention (all but attention's output) | full | offload (full, and
@@ -85,8 +97,15 @@ def model() -> dict:
             'heads': 8,  # m
             'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
             #               is stretched from stage to stage
-            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token)
+            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token) |
+            #                           padded (reads padding too, last place: SigLIP)
+            'activation': 'gelu',  # as model.video.activation
+            'norm_epsilon': 1e-6,  # as model.video.norm_epsilon; > 0
+            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+            'head_bias': False,  # whether the projection to embed has a bias
         },
+        'from_init': False,  # True: what `init` (FAMILY:PATH) says of the architecture replaces the
+        #                      fields that are at their defaults; another value of them is refused
         'embed': 512,  # e, the width of the joint space; >= 1
         'dtype': 'float32',  # of activations: float32 | bfloat16; parameters stay float32
         'attention': 'auto',  # of the video encoder: blockwise (little memory, runs everywhere) |

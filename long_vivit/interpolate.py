@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit import command_line, hardware, inference, recipe, retrieval
+from long_vivit import command_line, hardware, inference, recipe, retrieval, start, weights
 from long_vivit.checkpoints import Checkpoints, steps
 from long_vivit.config import Run
 from long_vivit.inputs.sources import open_source
 from long_vivit.names import flatten, unflatten
-from long_vivit.starts import init_params
 from long_vivit.tables import print_results
 from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
@@ -68,10 +67,10 @@ def main(argv=None):
             raise ValueError(f'--out: {place} exists; name a folder that does not')
     end = inference.load(args.end, args.stage, args.weights)
     target = flatten(end.model)
-    start = from_start(args, end, target)
+    begun = from_start(args, end, target)
     scored = {}
     for word, alpha in alphas.items():
-        mixed = between(start, target, alpha)
+        mixed = between(begun, target, alpha)
         scored[word] = score(args, end, unflatten(end.model, mixed))
         if args.out:
             write(places[word], args, end, alpha, mixed, scored[word])
@@ -99,30 +98,39 @@ def read_alphas(words):
     return found
 
 
-def between(start, end, alpha):
-    """{name: float32}, (1 - alpha) * start + alpha * end; alpha 0 and 1 give the bits of either."""
+def between(begun, end, alpha):
+    """{name: float32}, (1 - alpha) * begun + alpha * end; alpha 0 and 1 give the bits of either."""
     one, other = np.float32(1 - alpha), np.float32(alpha)
-    return {name: one * np.asarray(start[name]) + other * np.asarray(end[name]) for name in end}
+    return {name: one * np.asarray(begun[name]) + other * np.asarray(end[name]) for name in end}
 
 
 def from_start(args, end, target):
-    """The start's parameters in the names and shapes of the end's; says what was adapted."""
-    same_tokenizer(args.start, end)
-    adapted = warm_start(init_params(args.start), target, drop=tuple(args.drop))
-    for line in adapted.lines if not args.json else ():
+    """The start's parameters in the names and shapes of the end's; says what was adapted.
+
+    Raises ValueError as `weights.read` and `warm_start` do.
+    """
+    if weights.split(args.start):
+        flat, lines = weights.read(args.start, target)
+        params, more = warm_start(flat, target, drop=tuple(args.drop))
+        lines = [*lines, *more]
+    else:
+        same_tokenizer(args.start, end)
+        flat, vocab = start.init_params(args.start), end.tokenizer.vocab_size
+        params, lines = start.shaped(end.run, end.stage, flat, vocab, tuple(args.drop))
+    for line in lines if not args.json else ():
         print(f'start: {line}')
-    return adapted.params
+    return params
 
 
-def same_tokenizer(start, end):
+def same_tokenizer(path, end):
     """Raises ValueError where the start, one of our runs, had other words than the end."""
-    folder = Path(start).absolute()
+    folder = Path(path).absolute()
     for place in (folder, *folder.parents[:4]):  # WORKDIR/stages/NAME/checkpoints/STEP
         file = place / 'tokenizer.json'
         if file.is_file() and (place / 'config.json').is_file():
             if file.read_text(encoding='utf-8') != end.tokenizer.to_json():
                 raise ValueError(
-                    f'--start: {start} was taught with another tokenizer than --end; words would '
+                    f'--start: {path} was taught with another tokenizer than --end; words would '
                     'be mixed with other words'
                 )
             return

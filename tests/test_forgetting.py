@@ -90,12 +90,12 @@ def test_both_kinds_of_weights_are_scored_side_by_side(start, end, capsys):
     assert both['long mean']['scores']['ordered'] == stored['scores']['ordered']
     flat = read_flat(end / 'stages/long/checkpoints')
     for weights, name in (('raw', 'model'), ('mean', 'ema'), ('', 'ema')):
-        model = flatten(long_vivit.load(end, weights=weights).model)
+        model = flatten(long_vivit.load(end, which=weights).model)
         for key, leaf in model.items():
             np.testing.assert_array_equal(leaf, flat[f'{name}/{key}'])
     assert not np.array_equal(flat['model/video/head/kernel'], flat['ema/video/head/kernel'])
     with pytest.raises(ValueError, match='has no running mean; it was taught with optim.ema=0'):
-        long_vivit.load(start, weights='mean')
+        long_vivit.load(start, which='mean')
 
 
 def test_between_is_exact_at_both_ends():

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FAMILIES = ('clip', 'open_clip', 'openai', 'longclip')  # a file of this folder each
+# A file of this folder each.
+FAMILIES = ('clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'vivit')
 MERGED = '#merged'  # longclip:PATH#merged says that the two tables of positions were made one
 
 
@@ -24,20 +25,25 @@ class Described(NamedTuple):
       fields: the architecture in the paths of configs/base.py, {'model.video.width': 768, ...}.
       tokenizer: a path for `Tokenizer.load`; '' where the family has no text, or no tokenizer lies
         beside the weights.
+      vocab: the token numbers that they know; 0 where the family has no text.
       pixels, frames, text_length: what the weights were made for; 0: the family does not say.
     """
 
     fields: dict[str, Any]
     tokenizer: str = ''
+    vocab: int = 0
     pixels: int = 0
     frames: int = 1
     text_length: int = 0
 
 
 def split(init: str) -> tuple[str, str] | None:
-    """'clip:PATH' -> ('clip', 'PATH'); None where `init` has no family before a colon."""
+    """'clip:PATH' -> ('clip', 'PATH'); None where `init` has no family before a colon.
+
+    What is said of the weights behind the path (MERGED) is no part of it.
+    """
     family, colon, path = init.partition(':')
-    return (family, path) if colon and family in FAMILIES else None
+    return (family, path.removesuffix(MERGED)) if colon and family in FAMILIES else None
 
 
 def describe(init: str) -> Described:
@@ -77,9 +83,12 @@ def _family(init: str):
             + ', '.join(FAMILIES)
         )
     name, path = found
-    if not Path(path.removesuffix(MERGED)).exists():
+    if not Path(path).exists():
         raise ValueError(f'init: {path!r} does not exist')
-    return importlib.import_module(f'long_vivit.weights.{name}'), Path(path)
+    said = MERGED if init.endswith(MERGED) else ''
+    if said and name != 'longclip':
+        raise ValueError(f'init: {init!r}: {MERGED} is of longclip:PATH only')
+    return importlib.import_module(f'long_vivit.weights.{name}'), Path(path + said)
 
 
 def tokenizer_of(folder: Path) -> str:

@@ -37,10 +37,7 @@ def describe(path: Path) -> Described:
     """See `weights.describe`."""
     sizes, _ = sizes_of(path)
     rows.check(pairs.transformers_rows(sizes), open_tensors(path), BUFFERS.fullmatch)
-    return Described(
-        sizes.fields(), tokenizer_of(path), pixels=sizes.side * sizes.patch,
-        text_length=sizes.length,
-    )  # fmt: skip
+    return sizes.described(tokenizer_of(path))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -48,10 +48,7 @@ def describe(path: Path) -> Described:
     """See `weights.describe`."""
     sizes, _, tensors, table = _opened(path)
     rows.check(table, tensors, NOTHING.fullmatch)
-    return Described(
-        sizes.fields(), tokenizer_of(path), pixels=sizes.side * sizes.patch,
-        text_length=sizes.length,
-    )  # fmt: skip
+    return sizes.described(tokenizer_of(path))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:

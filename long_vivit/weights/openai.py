@@ -43,10 +43,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 def described(path: Path, sizes: pairs.Sizes) -> Described:
     """What CLIPs in OpenAI's names say of themselves."""
-    return Described(
-        sizes.fields(), tokenizer_of(path if path.is_dir() else path.parent),
-        pixels=sizes.side * sizes.patch, text_length=sizes.length,
-    )  # fmt: skip
+    return sizes.described(tokenizer_of(path if path.is_dir() else path.parent))
 
 
 def sizes_of(tensors: Tensors) -> pairs.Sizes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import rearrange
 
-from long_vivit.weights import rows
+from long_vivit.weights import Described, rows
 from long_vivit.weights.rows import Row, Tower, one
 
 # Mean and standard deviation of a channel, R, G, B, pixels from 0 to 1, that CLIP was taught with.
@@ -64,6 +64,13 @@ class Sizes(NamedTuple):
             **{f'model.text.{name}': value for name, value in text.items()},
             'model.embed': self.embed,
         }
+
+    def described(self, tokenizer: str) -> Described:
+        """What weights of these sizes say of themselves, beside the path of a tokenizer."""
+        return Described(
+            self.fields(), tokenizer, self.vocab, pixels=self.side * self.patch,
+            text_length=self.length,
+        )  # fmt: skip
 
 
 def openai_rows(sizes: Sizes) -> list[Row]:
