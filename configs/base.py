@@ -141,6 +141,10 @@ def optim() -> dict:
         'clip': 1.0,  # global norm at which gradients are cut; 0 = never
         'freeze': ('',),  # regexes of whole parameter names that stay as they are; '' = none
         'moment_dtype': 'float32',  # of the first moment: float32 | bfloat16, half the memory
+        'video_lr': 1.0,  # factor of the learning rate for the video tower; > 0 (to keep it as it
+        #                   is: freeze=video/.*)
+        'text_lr': 1.0,  # the same for the text tower
+        'layer_decay': 1.0,  # in both towers: factor for each layer from the top down; 0 < x <= 1
         'ema': 0.0,  # decay of the running mean of the parameters; 0 = none, else x < 1
     }
 
@@ -167,6 +171,9 @@ def evaluation() -> dict:
         'every': 0,  # steps; 0 = at the end of each stage only
         'allow_broken': False,  # score the videos that can be read where some cannot
         'ablations': True,  # at a stage's end also score with shuffled frames and with one frame
+        'images': '',  # data spec scored as still images, by the image stem: before the first step
+        #                of a run with `init`, and at the end of each stage; '' = none
+        'images_text': 'caption',  # of those: caption | long_caption | any
     }
 
 

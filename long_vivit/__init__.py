@@ -8,8 +8,8 @@ model = long_vivit.load('clip:PATH', frames=16)    # other people's weights as t
 """
 
 
-def load(workdir, stage='', **look):
+def load(workdir, stage='', which='', **look):
     """See `long_vivit.inference.load`; imported late, so that tools that need no JAX stay light."""
     from long_vivit import inference
 
-    return inference.load(workdir, stage, **look)
+    return inference.load(workdir, stage, which, **look)

@@ -39,6 +39,12 @@ def parse(argv=None):
         add(f'--{name}', type=int, default=0, help='of FAMILY:PATH (default: what it is made for)')
     add('--stage', default='', help='a finished stage of it (default: the last one)')
     add('--data', default='', metavar='SPEC', help="data spec (default: the stage's own)")
+    add('--images', action='store_true', help='score the data as still images, by the image stem')
+    add(
+        '--weights', default='', choices=('mean', 'raw', 'both'),
+        help='the running mean (optim.ema), without it, or one after the other (default: the mean '
+        'where there is one)',
+    )  # fmt: skip
     add('--text', choices=('caption', 'long_caption', 'any'), help="default: the stage's own")
     add('--sampler', choices=tuple(SAMPLERS), help="default: the stage's eval_sampler")
     add('--batch', type=int, default=0, help="videos at once (default: the stage's eval_batch)")
@@ -65,25 +71,12 @@ def evaluate(args):
     if args.batch < 0:
         raise ValueError(f'--batch={args.batch}: it must be 1 or more')
     keep_freed_memory()
-    look = {name: getattr(args, name) for name in LOOK if getattr(args, name)}
-    loaded = inference.load(args.checkpoint, args.stage, **look)
-    run, stage = loaded.run, loaded.stage
-    text = args.text or stage.text
-    spec = args.data or stage.eval
-    if not spec:
-        raise ValueError(f'--data: the stage {stage.name!r} has no eval data of its own; name some')
-    source = open_source(spec, data_dir=run.data.dir, text=text)
-    sampler = args.sampler or stage.eval_sampler
-    view = replace(loaded.view, text=text, sampler=sampler)
-    orders = FRAME_ORDERS if stage.frames > 1 and not args.ordered_only else ('ordered',)
-    scored = retrieval.score(
-        loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
-        threads=recipe.num_threads(run), frame_orders=orders,
-        allow_broken=args.allow_broken or run.eval.allow_broken,
-        mesh=hardware.mesh_to_score(args.mesh, run, view),
-    )  # fmt: skip
-    scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
-    results = plain({'stages': {stage.name: scored}})
+    each = ('mean', 'raw') if args.weights == 'both' else (args.weights,)
+    stages = {}
+    for weights in each:
+        name, scored = score(args, weights)
+        stages[f'{name} {weights}' if len(each) > 1 else name] = scored
+    results = plain({'stages': stages})
     if args.json:
         print(json.dumps(results, indent=2))
     else:
@@ -94,6 +87,32 @@ def evaluate(args):
         except OSError as error:
             raise ValueError(f'--out={args.out}: cannot be written ({error.strerror})') from error
     return 0
+
+
+def score(args, weights):
+    """(name of the stage, scores and protocol) of one set of weights of the checkpoint."""
+    look = {name: getattr(args, name) for name in LOOK if getattr(args, name)}
+    loaded = inference.load(args.checkpoint, args.stage, weights, **look)
+    run, stage = loaded.run, loaded.stage
+    view, spec = loaded.view, args.data or stage.eval
+    if args.images:
+        view, spec = recipe.image_view(run, stage), args.data or vars(run.eval).get('images', '')
+    if not spec:
+        what = 'still images' if args.images else 'eval data'
+        raise ValueError(f'--data: the stage {stage.name!r} has no {what} of its own; name some')
+    view = replace(view, text=args.text or view.text, sampler=args.sampler or view.sampler)
+    source = open_source(spec, data_dir=run.data.dir, text=view.text)
+    orders = FRAME_ORDERS if view.frames > 1 and not args.ordered_only else ('ordered',)
+    scored = retrieval.score(
+        loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
+        threads=recipe.num_threads(run), frame_orders=orders,
+        allow_broken=args.allow_broken or run.eval.allow_broken,
+        mesh=hardware.mesh_to_score(args.mesh, run, view),
+    )  # fmt: skip
+    scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
+    if weights:
+        scored['protocol']['weights'] = {'mean': 'running mean', 'raw': 'raw'}[weights]
+    return stage.name, scored
 
 
 if __name__ == '__main__':

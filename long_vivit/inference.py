@@ -90,17 +90,22 @@ class Loaded:
         return np.asarray(encode_patches(self.model, np.stack(cut), rows))
 
 
-def load(workdir, stage='', **look):
+def load(workdir, stage='', which='', **look):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
     Args:
       workdir: its path; or FAMILY:PATH, weights of others, which then look at a video as `look`
         says: see `load_weights`.
-    Raises ValueError: no run was begun in the folder, or the stage is unknown or unfinished.
+      which: 'mean' (the running mean of the parameters), 'raw' (without it), '' (the mean where
+        there is one).
+    Raises ValueError: no run was begun in the folder, the stage is unknown or unfinished, or there
+    is no mean.
     """
     if weights.split(str(workdir)):
         if stage:
             raise ValueError(f'{workdir}: these weights have no stage {stage!r}')
+        if which == 'mean':
+            raise ValueError(f'{workdir}: these weights have no running mean')
         return load_weights(workdir, **look)
     if look:
         raise ValueError(f'{workdir}: {", ".join(look)} are of FAMILY:PATH only')
@@ -117,7 +122,7 @@ def load(workdir, stage='', **look):
     fresh = jax.eval_shape(
         lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
     )
-    model = unflatten(fresh, taught(folder.checkpoints(chosen.name)))
+    model = unflatten(fresh, taught(folder.checkpoints(chosen.name), which))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from long_vivit import rates
 from long_vivit.names import flatten, unflatten
 
 # (regex of a whole name, does weight decay apply). Each name matches exactly one row.
@@ -125,6 +126,7 @@ def make(
     decay_skip: Sequence[str] = (),
     last_layers: int = 0,
     depth: int = 0,
+    **factors: float,
 ) -> optax.GradientTransformation:
     """AdamW for the parameters named like those of `params_like` (see `rules`, `lr_schedule`).
 
@@ -132,8 +134,9 @@ def make(
     the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
     frozen slices get an update of exactly zero, whatever their gradient; neither has moments: those
     of stacked layers are as long as there are trained layers. `moment_dtype` is that of the first
-    moment as it is stored; None: the parameter's. The state is a pytree of arrays; both counts
-    start at 0.
+    moment as it is stored; None: the parameter's. `factors` of the learning rate, and so of
+    the decay: video_lr, text_lr, layer_decay of `rates.factors`. The state is a pytree of arrays;
+    both counts start at 0.
     """
     table = rules(
         params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth
@@ -148,6 +151,7 @@ def make(
             ),
         ),
         ('lr', optax.scale_by_learning_rate(lr_schedule(lr, steps, warmup_steps))),
+        ('rates', rates.scale(rates.factors(params_like, **factors) if factors else {})),
     )
 
     def init(params):

@@ -1,6 +1,7 @@
 """What a resolved configuration stands for: the model, the optimiser and the views of a stage."""
 
 import os
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,12 @@ def view(run, stage, *, image=False):
 def eval_view(run, stage):
     """How `stage` looks at its examples when scoring: all patches, a sampler that does not draw."""
     return view(run, stage).evaluation(stage.eval_sampler)
+
+
+def image_view(run, stage):
+    """How `stage` would look at still images to score them: by the image stem, all patches."""
+    still = view(run, stage, image=True).evaluation('mid')
+    return replace(still, text=vars(run.eval).get('images_text', 'caption'))
 
 
 def model(run, stage, vocab, key):
@@ -145,6 +152,7 @@ def training(run, stage, vocab):
         b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
         weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
+        video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
     )  # fmt: skip
 
     def init(params=None):

@@ -32,11 +32,15 @@ RULES = MODEL_RULES | {
     'optim.weight_decay': Rule(lambda x: 0 <= x < float('inf'), '0 or more'),
     'optim.clip': Rule(lambda x: 0 <= x < float('inf'), '0 (never) or more'),
     'optim.moment_dtype': one_of('float32', 'bfloat16'),
+    'optim.video_lr': positive,
+    'optim.text_lr': positive,
+    'optim.layer_decay': Rule(lambda x: 0 < x <= 1, 'greater than 0 and at most 1'),
     'optim.ema': share,
     'checkpoint.every': at_least(1),
     'checkpoint.keep': at_least(1),
     'log.every': at_least(1),
     'eval.every': at_least(0),
+    'eval.images_text': one_of('caption', 'long_caption', 'any'),
 }
 DRAWING = {'rand_seg'}  # samplers that need a random generator: scores would change by themselves
 STAGE_RULES = {
@@ -220,6 +224,7 @@ def data_faults(config: dict, name: str) -> Iterator[str]:
     specs = {f'{path}{key}': stage[key] for key in ('train', 'eval', 'image_train')}
     if name == config['run'][0]:  # said once, not for each stage
         specs |= {f'data.{key}': data[key] for key in ('train', 'eval')}
+        specs['eval.images'] = config['eval']['images']
     for field, spec in specs.items():
         try:
             sources.parse_spec(spec or 'videos:unset.jsonl')

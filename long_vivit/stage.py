@@ -276,19 +276,23 @@ class Loop:
         }
 
 
-def score_stage(model, stage, tools, source, frame_orders):
-    """`retrieval.score` as the stage says."""
+def score_stage(model, stage, tools, source, frame_orders=('ordered',), view=None):
+    """`retrieval.score` as the stage says; `view`: another than the one it has of its data."""
     return retrieval.score(
-        model, source, recipe.eval_view(tools.run, stage), tools.tokenizer,
+        model, source, view or recipe.eval_view(tools.run, stage), tools.tokenizer,
         batch=stage.eval_batch, threads=tools.threads, frame_orders=frame_orders,
         allow_broken=tools.run.eval.allow_broken, mesh=tools.mesh,
     )  # fmt: skip
 
 
-def taught(folder):
+def taught(folder, weights=''):
     """The model's parameters in a checkpoint, or in the last of a folder of them, as a flat dict.
 
-    They are the running mean where there is one.
+    weights: 'mean', the running mean; 'raw', without it; '', the mean where there is one.
+    Raises ValueError: there is no mean.
     """
     flat = read_flat(folder)
-    return below(flat, 'ema') or below(flat, 'model')
+    mean = below(flat, 'ema')
+    if weights == 'mean' and not mean:
+        raise ValueError(f'{folder}: has no running mean; it was taught with optim.ema=0')
+    return mean if mean and weights != 'raw' else below(flat, 'model')

@@ -39,13 +39,23 @@ def start_params(run, stage, workdir, vocab):
         source, flat = run.init, init_params(run.init)
     else:
         return None
-    lines = [f'{stage.name}: starts from {source}']
+    params, lines = shaped(run, stage, flat, vocab)
+    head = f'{stage.name}: starts from {source}'
+    return Start(params, [head, *(f'  {line}' for line in lines)])
+
+
+def shaped(run, stage, flat, vocab, drop=()):
+    """Parameters of ours in the names and shapes of the stage's model -> Start.
+
+    drop: regexes of names to leave out, as of `warm_start`, which may raise ValueError.
+    """
+    lines = []
     if stage.frames > 1 and not weights.split(run.init) and taught_on_images(flat):
         fresh = recipe.order_tables(run, stage, flat)
-        flat |= fresh
-        lines.append(f'  {", ".join(fresh)}: afresh, since images have no order')
-    adapted = warm_start(flat, flatten(model_like(run, stage, vocab)))
-    return Start(adapted.params, lines + [f'  {line}' for line in adapted.lines])
+        flat = flat | fresh
+        lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
+    adapted = warm_start(flat, flatten(model_like(run, stage, vocab)), drop=drop)
+    return Start(adapted.params, lines + adapted.lines)
 
 
 def taught_on_images(flat):

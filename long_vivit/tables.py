@@ -15,9 +15,13 @@ results = {
             'steps': 500, 'seconds': 61.2, 'clips_per_s': 88.0, 'tokens_per_s': 45000.0,
             'peak_memory_bytes': 2**30, 'peak_memory_of': 'device' | 'process',
             'data_wait_share': 0.03, 'num_broken': 0, 'num_bad_steps': 0,
+            'images': {'scores': {'ordered': ...}, 'protocol': ...},    of still images, afterwards
         },
     },
+    'before': {'images': ...},               the same of what the first stage started from
 }
+
+`scores` may have rows of other names; they are shown as they are.
 
 A field that is missing or None shows as '-', or not at all in a sentence. Other fields are left
 alone.
@@ -26,7 +30,7 @@ alone.
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -42,9 +46,11 @@ _WIDTH = 100
 def results_table(results: Mapping[str, Any]) -> Group:
     """Returns the scores, the protocol of each, and what training cost, to print with rich."""
     stages = results['stages']
+    blocks = [*stages.items(), ('images', _images(results))]
+    blocks = [(name, block) for name, block in blocks if block.get('scores')]
     parts = []
-    if any(stage.get('scores') for stage in stages.values()):
-        parts += [*_scores(stages), Text(), *_protocols(stages), Text()]
+    if blocks:
+        parts += [*_scores(blocks), Text(), *_protocols(blocks), Text()]
     taught = {name: stage for name, stage in stages.items() if 'steps' in stage}
     return Group(*parts, *(_costs(taught) if taught else ()))
 
@@ -72,22 +78,39 @@ def print_results(results: Mapping[str, Any], stream: TextIO | None = None) -> N
     stream.flush()
 
 
-def _scores(stages: Mapping[str, Any]) -> list[Text]:
-    """Recall in percent by stage and by what was shown, with a row of chance for each stage."""
+def _images(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What was scored on still images, before and after each stage, as one more block of rows.
+
+    Of what differs in their protocols each row's own is said.
+    """
+    rows = {'before': (results.get('before') or {}).get('images')}
+    rows |= {f'after {name}': stage.get('images') for name, stage in results['stages'].items()}
+    rows = {name: row for name, row in rows.items() if row}
+    protocol = {}
+    for key in dict.fromkeys(key for row in rows.values() for key in row['protocol']):
+        values = {name: row['protocol'].get(key) for name, row in rows.items()}
+        alike = len({repr(value) for value in values.values()}) == 1
+        each = (f'{_value(value)} ({name})' for name, value in values.items())
+        protocol[key] = next(iter(values.values())) if alike else ', '.join(each)
+    scores = {name: row['scores']['ordered'] for name, row in rows.items()}
+    return {'scores': scores, 'protocol': protocol}
+
+
+def _scores(blocks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Text]:
+    """Recall in percent by block and by what was shown, with a row of chance for each block."""
     columns = ('R@1', 'R@5', 'R@10', 'MedR')
     rows = []  # cells and style; no cells: a rule
-    for name, stage in stages.items():
-        scores = stage.get('scores') or {}
+    for name, block in blocks:
+        scores = block['scores']
         for i, (shown, score) in enumerate(scores.items()):
             cells = [cell for way in _WAYS for cell in _recall(score.get(way), 'recall')]
             head = ['' if i else name, SHOWN.get(shown, shown)]
             twins = _percent(score.get('twin_accuracy'))
             rows.append(([*head, *cells, twins], 'bold' if shown == 'ordered' else ''))
-        if scores:
-            first = next(iter(scores.values()))
-            cells = [cell for way in _WAYS for cell in _recall(first.get(way), 'chance')]
-            twins = '-' if first.get('twin_accuracy') is None else '50.0'
-            rows += [(['', 'chance', *cells, twins], 'dim'), ([], '')]
+        first = next(iter(scores.values()))
+        cells = [cell for way in _WAYS for cell in _recall(first.get(way), 'chance')]
+        twins = '-' if first.get('twin_accuracy') is None else '50.0'
+        rows += [(['', 'chance', *cells, twins], 'dim'), ([], '')]
     headings = ['stage', 'frames', *columns, *columns, 'twins']
     lines, starts = _grid(headings, rows[:-1], num_left=2)
     above = ''
@@ -132,13 +155,11 @@ def _recall(score: Mapping[str, Any] | None, kind: str) -> list[str]:
     return [*(_percent(score.get(f'{kind}_at_{k}')) for k in (1, 5, 10)), _rank(rank)]
 
 
-def _protocols(stages: Mapping[str, Any]) -> list[Text]:
-    """What the numbers of each stage mean: candidates, interval and the protocol's own fields."""
+def _protocols(blocks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Text]:
+    """What the numbers of each block mean: candidates, interval and the protocol's own fields."""
     found = []
-    for name, stage in stages.items():
-        if not stage.get('scores'):
-            continue
-        score = next(iter(stage['scores'].values()))
+    for name, block in blocks:
+        score = next(iter(block['scores'].values()))
         facts = []
         for way, (queries, items) in _WAYS.items():
             if one := score.get(way):
@@ -150,10 +171,10 @@ def _protocols(stages: Mapping[str, Any]) -> list[Text]:
                     low, high = map(_percent, one['bounds'])
                     fact += f' (R@1 with the missing ones all wrong {low}, all right {high})'
                 facts.append(fact)
-        protocol = (stage.get('protocol') or {}).items()
+        protocol = (block.get('protocol') or {}).items()
         facts += [f'{k.replace("_", " ")} {_value(v)}' for k, v in protocol if v is not None]
         found.append(Text.assemble((f'{name}: ', 'bold'), '; '.join(facts)))
-        for shown, score in stage['scores'].items():
+        for shown, score in block['scores'].items():
             if any((score.get(way) or {}).get('collapsed') for way in _WAYS):
                 warning = 'all embeddings of a side are equal: an encoder has collapsed.'
                 found.append(Text(f'{name}, {SHOWN.get(shown, shown)}: {warning}', 'bold red'))

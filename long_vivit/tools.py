@@ -24,4 +24,5 @@ class Tools:
     bad_steps: BadSteps
     threads: int
     profile: object  # `profiler.Profile`
+    images: object = None  # the Source of eval.images
     say: object = print

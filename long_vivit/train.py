@@ -16,7 +16,7 @@ import contextlib
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, recipe, start
+from long_vivit import command_line, hardware, hosts, recipe, start, stills
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
@@ -51,7 +51,7 @@ def train(run, profile=''):
     profile = Profile(profile, workdir.profile, say)
     start.check_weights(run)
     tokenizer = start.tokenizer(run)
-    mesh = hardware.mesh_of(run)
+    mesh, images = hardware.mesh_of(run), stills.source_of(run)
     attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
@@ -63,7 +63,7 @@ def train(run, profile=''):
     try:
         with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
             stack.callback(workdir.close)
-            teach_all(make_tools(run, workdir, tokenizer, mesh, profile, stack), sources)
+            teach_all(make_tools(run, workdir, tokenizer, mesh, images, profile, stack), sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -76,6 +76,8 @@ def train(run, profile=''):
     if not hosts.first():
         return 0
     results = {'stages': {stage.name: workdir.finished(stage.name) for stage in run.stages}}
+    if run.eval.images and (before := stills.read_before(workdir)):
+        results['before'] = before
     with writable(workdir.path):
         write_json_atomic(workdir.results, results)
     print()
@@ -104,7 +106,7 @@ def teach_and_score(stage, tools, sources):
         line = recipe.loss_in_words(tools.run, stage)
     if line:
         say(f'{stage.name}: {line}')
-    model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
+    model, cost = teach(stage, tools, sources, lambda: begin(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:
         say(f'{stage.name}: scoring on {sources["eval"].name}')
@@ -112,8 +114,20 @@ def teach_and_score(stage, tools, sources):
         if tools.run.eval.ablations and stage.frames > 1:
             frame_orders = ('ordered', 'shuffled', 'one_frame')
         result |= score_stage(model, stage, tools, sources['eval'], frame_orders)
+    if tools.images is not None:
+        result['images'] = stills.score(model, stage, tools)
     if hosts.first():
         tools.workdir.finish(stage.name, result)
+
+
+def begin(stage, tools):
+    """`start_params`, and what the first stage starts from is scored on the still images."""
+    params = start_params(stage, tools)
+    if tools.images is not None and params is not None and stage is tools.run.stages[0]:
+        tools.start_up.mark('weights')
+        stills.before(params, tools)
+        tools.start_up.mark('still images')
+    return params
 
 
 def start_params(stage, tools):
@@ -139,7 +153,7 @@ def open_sources(run, stage):
     }
 
 
-def make_tools(run, workdir, tokenizer, mesh, profile, stack):
+def make_tools(run, workdir, tokenizer, mesh, images, profile, stack):
     """What the stages share; the files among it are closed with `stack`."""
     curves, writers = None, []
     if hosts.first():
@@ -155,6 +169,7 @@ def make_tools(run, workdir, tokenizer, mesh, profile, stack):
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=mesh, curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
         threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
+        images=images,
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class Workdir:
         self.tokenizer = self.path / 'tokenizer.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
+        self.before = self.path / 'before.json'  # scores of what the run starts from
         self.broken = self.path / 'broken.jsonl'
         self.bad_steps = self.path / 'bad_steps.jsonl'
         self.tensorboard = self.path / 'tensorboard'
@@ -85,6 +86,8 @@ class Workdir:
             self._take_lock()
             if self.config.exists() and self._begun():
                 self._check_same(run, tokenizer_json)
+            else:
+                self.before.unlink(missing_ok=True)  # it may have been of another configuration
             with writable(self.path):
                 write_text_atomic(self.tokenizer, tokenizer_json)
                 write_text_atomic(self.config, config.to_json(run))

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 
-COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data', 'plan'}  # and all run as __main__
+COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data', 'plan', 'interpolate', 'export'}
 PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding', 'axes'}
-PURE |= {'grad_cache', 'flops', 'chips'}
+PURE |= {'grad_cache', 'flops', 'chips', 'rates'}
 ONLY = {  # library -> the modules that may import it
     'orbax': {'long_vivit.checkpoints'},
     'grain': {'long_vivit.inputs.pipeline'},

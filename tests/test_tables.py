@@ -40,6 +40,32 @@ def results():
     }
 
 
+def test_images_before_and_after_stand_in_the_same_table():
+    z, other = unit(200, 16, 0), unit(200, 16, 1)
+    good, bad = ({'ordered': score(z, x, twins=False)} for x in (z, other))
+    protocol = {'data': 'mine', 'frames': 1, 'pixels': 64}
+    found = {
+        'before': {'images': {'scores': good, 'protocol': protocol}},
+        'stages': {
+            'short': {'scores': {}, 'images': {'scores': good, 'protocol': protocol}},
+            'long': {
+                'scores': {},
+                'images': {'scores': bad, 'protocol': protocol | {'pixels': 96}},
+            },
+        },
+    }
+    text = tables.results_text(found)
+    shown = rows(text)
+    hundred = [*['100.0', '100.0', '100.0', '1'] * 2, '-']
+    assert ['images', 'before', *hundred] in shown and ['after', 'short', *hundred] in shown
+    assert [row[2] for row in shown if row[:2] == ['after', 'long']] == [
+        f'{100 * bad["ordered"]["text_to_video"]["recall_at_1"]:.1f}'
+    ]
+    assert sum(row[:1] == ['chance'] for row in shown) == 1
+    sentence = 'pixels 64 (before), 64 (after short), 96 (after long)'
+    assert sentence in ' '.join(text.split()) and 'data mine;' in text
+
+
 def rows(text):
     return [line.split() for line in text.splitlines()]
 
