@@ -104,8 +104,8 @@ def teach_all(tools, sources):
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
     with jax.set_mesh(tools.mesh):
-        line = recipe.loss_in_words(tools.run, stage)
-    if line:
+        lines = recipe.loss_in_words(tools.run, stage), recipe.loss_warning(tools.run, stage)
+    for line in filter(None, lines):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
