@@ -77,14 +77,14 @@ class Window:
     def cuts(self, stage):
         """{field of the stage: a sentence} for the lengths that cut some of the texts."""
         found = {}
-        for field, what, num in (
+        for name, what, num in (
             ('text_length', 'texts', self.cut),
             ('short_length', 'short texts', self.short_cut),
         ):
             if num:
-                found[field] = (
+                found[name] = (
                     f'{num / self.clips:.0%} of the {what} are longer than stages.{stage.name}.'
-                    f'{field}={getattr(stage, field)} tokens and are cut there'
+                    f'{name}={getattr(stage, name)} tokens and are cut there'
                 )
         return found
 

@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec
 
 from long_vivit.sharding import axis_size, batch_axes
 
-# Shares of the largest eigenvalue. Float32 knows eigenvalues to some 1e-7 of it: what is weaker
-# than NOTHING is no component, and gaps fade out below TOO_CLOSE.
-NOTHING, TOO_CLOSE = 1e-6, 1e-6
+# Shares of the largest eigenvalue, which is known to some 1e-7 of itself, and the others no better:
+# what is weaker than NOTHING is no component, a smaller gap than TIE may be none.
+NOTHING, TIE = 1e-6, 1e-5
 TINY = 1e-30
 highest = partial(jnp.matmul, precision='highest')
 
@@ -153,8 +153,8 @@ def _forward(s, k):
 def _backward(k, stored, slope):
     values, vectors, kept, strongest = stored
     gaps = values[:, None] - values
-    gaps = jnp.where(kept[:, None] & ~kept, gaps, 0)  # kept before dropped: not negative
-    inverse = gaps / (gaps**2 + TOO_CLOSE**2) / strongest
+    apart = kept[:, None] & ~kept & (gaps > TIE)
+    inverse = jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0) / strongest
     turned = highest(highest(vectors.T, (slope + slope.T) / 2), vectors)
     back = highest(highest(vectors, (inverse + inverse.T) * turned), vectors.T)
     return (back,)
