@@ -109,6 +109,15 @@ def loss() -> dict:
         'form': 'auto',  # dense (all pairs at once) | tiled | ring (tiled, shared by the devices)
         #                  | auto: dense up to 4096 pairs, then ring on several devices, else tiled
         'tile': 1024,  # pairs on a side of a tile, at most; >= 1
+        'short_weight': 0.0,  # of a second loss, of the short texts that stages name (short_text),
+        #                       beside the first one's 1; >= 0; 0 = no such loss; Long-CLIP has 1
+        'components': 0,  # k: short texts are compared with what the k main directions of a batch
+        #                   hold of the videos (PCM); less than batch - 1, or nothing is left out;
+        #                   0 = with the videos as they are; Long-CLIP has 32
+        'basis_gradient': 'full',  # of those directions: full | stop (they count as constants)
+        'components_scope': 'global',  # of those directions: global (one basis for the batch) |
+        #                                local (one for the rows of each device, as released)
+        'renormalise': False,  # make unit vectors of the coarse videos again
     }
 
 
@@ -169,6 +178,9 @@ def stage(**changes) -> ConfigDict:
             'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
+            'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
+            #                    (of the first text) | '' = none
+            'short_length': 32,  # tokens of the second text, as in text_length; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2
             'micro_batch': 0,  # pairs that the encoders take at once, over all devices, with the
             #                    gradients of the whole batch (GradCache); divides batch; 0 = all

@@ -34,6 +34,8 @@ def size(num_bytes: float) -> str:
 # Metrics shown, in this order; all others are in metrics.jsonl only. Widths keep lines aligned.
 FIELDS: dict[str, Callable[[float], str]] = {
     'loss': lambda x: f'loss {x:6.3f}',
+    'loss_short': lambda x: f'short {x:6.3f}',
+    'removed': lambda x: f'removed {100 * x:3.0f}%',
     'recall_at_1': lambda x: f'r@1 {100 * x:3.0f}%',
     'temperature': lambda x: f'temp {x:.3f}',
     'gap': lambda x: f'gap {x:6.3f}',

@@ -9,7 +9,7 @@ from flax import nnx
 from long_vivit import flops, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
-from long_vivit.losses import form
+from long_vivit.losses import components, form
 from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.positions import TIME_SCALE, waves
@@ -40,6 +40,8 @@ def view(run, stage, *, image=False):
         text_length=stage.text_length,
         time_limit_s=run.data.time_limit_s,
         max_missing=run.data.max_missing,
+        short_text=getattr(stage, 'short_text', ''),  # not there in runs of before
+        short_length=getattr(stage, 'short_length', 0),
     )
 
 
@@ -139,6 +141,7 @@ def training(run, stage, vocab):
         num_frozen=depth - stage.last_layers if stage.last_layers else 0,
         ema_decay=fields.ema,
         micro_batch=stage.micro_batch,
+        short=short_branch(run, stage),
         kind=run.loss.kind,
         max_scale=run.loss.max_scale,
         label_smoothing=run.loss.label_smoothing,
@@ -148,14 +151,36 @@ def training(run, stage, vocab):
     return init, step
 
 
+def short_branch(run, stage):
+    """What `step.two_branches` takes of the configuration; None for a stage without short texts."""
+    loss = run.loss
+    if not stage.short_text:
+        return None
+    return {'weight': loss.short_weight} | {
+        key: getattr(loss, key)
+        for key in ('components', 'basis_gradient', 'components_scope', 'renormalise')
+    }
+
+
 def loss_in_words(run, stage):
-    """How a stage of a large batch comes by its loss, in a line; '' where that is plain."""
+    """How a stage of a large batch or of two losses comes by them; '' where that is plain."""
     loss, b = run.loss, stage.batch
     words = [form.in_words(loss.kind, loss.form, b, loss.tile)]
+    short = short_branch(run, stage)
+    if short:
+        words.append(f'{short.pop("weight"):g} times that of the {components.in_words(b, **short)}')
     if stage.micro_batch:
         words.append(f'the encoders take {stage.micro_batch} of {b} pairs at once')
-    plain = not stage.micro_batch and form.chosen(loss.form, b) == 'dense'
+    plain = not stage.micro_batch and not short and form.chosen(loss.form, b) == 'dense'
     return '' if plain else ', '.join(words)
+
+
+def loss_warning(run, stage):
+    """What a stage asks of its loss in vain, and what to change; '' where there is nothing."""
+    if not stage.short_text:
+        return ''
+    loss = run.loss
+    return components.warning(loss.components, loss.components_scope, stage, run.model.embed)
 
 
 def batch_like(run, stage):
@@ -170,6 +195,12 @@ def batch_like(run, stage):
         'ok': ((b,), jnp.bool_),
         'text_key': ((b,), jnp.int32),
     }
+    if looks.short_text:
+        shapes |= {
+            'short_tokens': ((b, looks.short_length), jnp.int32),
+            'short_lengths': ((b,), jnp.int32),
+            'short_key': ((b,), jnp.int32),
+        }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
@@ -177,11 +208,15 @@ def step_flops(run, stage, *, batch, num_patches, patch_values):
     """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`."""
     video, text = run.model.video, run.model.text
     tokens = num_patches + (video.pool == 'cls')
-    return flops.training_step(
+    counted = flops.training_step(
         flops.Tower(video.width, video.depth, tokens, stage.last_layers or video.depth),
         flops.Tower(text.width, text.depth, stage.text_length, text.depth),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
     )  # fmt: skip
+    if stage.short_text:
+        short = flops.Tower(text.width, text.depth, stage.short_length, text.depth)
+        counted += flops.second_branch(short, batch=batch, embed=run.model.embed)
+    return counted
 
 
 def num_threads(run):

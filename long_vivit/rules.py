@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from long_vivit import axes
-from long_vivit.inputs import patches, samplers, sources
+from long_vivit import axes, loss_rules
+from long_vivit.inputs import patches, samplers, short_text, sources
 
 
 class Size(NamedTuple):
@@ -75,6 +75,10 @@ RULES = {
     'loss.label_smoothing': share,
     'loss.form': one_of('auto', 'dense', 'tiled', 'ring'),
     'loss.tile': at_least(1),
+    'loss.short_weight': Rule(lambda x: 0 <= x < float('inf'), '0 or more'),
+    'loss.components': at_least(0),
+    'loss.basis_gradient': one_of('full', 'stop'),
+    'loss.components_scope': one_of('global', 'local'),
     'optim.b1': share,
     'optim.b2': share,
     'optim.eps': positive,
@@ -98,6 +102,10 @@ STAGE_RULES = {
     'mask_rate': Rule(lambda x: 0 <= x <= patches.MAX_RATE, f'from 0 to {patches.MAX_RATE}'),
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
+    'short_text': Rule(
+        lambda x: x in ('', *short_text.KINDS), "'' (none), " + ' or '.join(short_text.KINDS)
+    ),
+    'short_length': at_least(3),
     'batch': at_least(2),
     'micro_batch': at_least(0),
     'eval_batch': at_least(1),
@@ -174,17 +182,7 @@ def run_faults(config: dict) -> Iterator[str]:
         section, key = (config['data'], 'tokenizer') if '.' in path else (config, path)
         if section[key] and '://' not in section[key] and not os.path.exists(section[key]):
             yield f"{path}: {section[key]!r} does not exist; it must be a path or ''."
-    loss = config['loss']
-    if loss['temperature'] > 0 and 0 < loss['max_scale'] < 1 / loss['temperature']:
-        yield (
-            f'loss.max_scale: {loss["max_scale"]} is below the first scale 1 / loss.temperature = '
-            f'{1 / loss["temperature"]:.4g}; raise one of the two.'
-        )
-    if loss['kind'] == 'sigmoid' and loss['label_smoothing'] > 0:
-        yield (
-            f'loss.label_smoothing: {loss["label_smoothing"]} is of loss.kind nce only; set it to '
-            '0 with sigmoid.'
-        )
+    yield from loss_rules.faults(config)
 
 
 def shape_faults(config: dict, bad: set[str]) -> Iterator[str]:
@@ -242,6 +240,7 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
             f'{path}text_length: {stage["text_length"]} is more than model.text.length = {rows}, '
             'the rows of the position table.'
         )
+    yield from loss_rules.stage_faults(config, name)
     yield from token_faults(stage, video, path, bad)
 
 

@@ -83,7 +83,7 @@ class Loop:
         self.window, self.due = Window(), None
         self.running = None  # (watch, what Meter.step takes) of the step that the device is at
         self.bad_in_a_row = 0
-        self.cut_said = False
+        self.cuts_said = set()
         self.cost_before = {}
 
     def remember(self, at, info):
@@ -199,12 +199,10 @@ class Loop:
         shown['num_broken'] = self.tools.broken.count(name)
         shown['num_bad_steps'] = self.tools.bad_steps.count(name)
         self.bar.log(step, shown)
-        if window.cut and not self.cut_said:
-            self.cut_said = True
-            self.bar.note(
-                f'{name}: {line["cut_texts"]:.0%} of the texts are longer than '
-                f'stages.{name}.text_length={self.stage.text_length} tokens and are cut there'
-            )
+        for field, words in window.cuts(self.stage).items():
+            if field not in self.cuts_said:
+                self.cuts_said.add(field)
+                self.bar.note(f'{name}: {words}')
 
     def settle(self, step, window):
         """Fetch the numbers of a window that ends at `step`; list the steps that were skipped.

@@ -104,8 +104,8 @@ def teach_all(tools, sources):
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
     with jax.set_mesh(tools.mesh):
-        line = recipe.loss_in_words(tools.run, stage)
-    if line:
+        lines = recipe.loss_in_words(tools.run, stage), recipe.loss_warning(tools.run, stage)
+    for line in filter(None, lines):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
@@ -157,11 +157,11 @@ def init_params(path):
 
 def open_sources(run, stage):
     """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
-    directory = run.data.dir
+    directory, short = run.data.dir, stage.short_text
     mixed = stage.image_train if stage.image_ratio else ''
     return {
-        'train': open_source(stage.train, data_dir=directory, text=stage.text),
-        'images': open_source(mixed, data_dir=directory) if mixed else None,
+        'train': open_source(stage.train, data_dir=directory, text=stage.text, short_text=short),
+        'images': open_source(mixed, data_dir=directory, short_text=short) if mixed else None,
         'eval': open_source(stage.eval, data_dir=directory, text=stage.text)
         if stage.eval
         else None,

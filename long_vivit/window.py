@@ -21,6 +21,7 @@ class Window:
     unsettled: list = field(default_factory=list)  # what this host knows of the other steps
     cut: int = 0  # texts that were cut, of so many
     clips: int = 0
+    short_cut: int | None = None  # short texts that were cut, where there are any
 
     def add(self, step, batch, watch, b):
         """A step: its number, this host's batch, its dict of device scalars, clips of all hosts."""
@@ -34,6 +35,7 @@ class Window:
                     if error is not None
                 ],
                 'cut': float(batch['cut'].mean() * b),  # where hosts share rows, all do alike
+                'short_cut': float(batch['short_cut'].mean() * b) if 'short_cut' in batch else None,
             }
         )
         self.clips += b
@@ -52,7 +54,9 @@ class Window:
             if not one['skipped']:
                 step['ids'] = []
         steps = list(zip(*hosts.gathered(self.unsettled), strict=True))  # [steps][hosts]
-        self.cut += round(sum(np.mean([host['cut'] for host in step]) for step in steps))
+        self.cut += counted('cut', steps)
+        if steps and steps[0][0]['short_cut'] is not None:
+            self.short_cut = (self.short_cut or 0) + counted('short_cut', steps)
         # Hosts that share rows tell the same twice.
         ids = [list(dict.fromkeys(chain(*(host['ids'] for host in step)))) for step in steps]
         broken = {tuple(row) for step in steps for host in step for row in host['broken']}
@@ -65,14 +69,37 @@ class Window:
         means = {key: float(np.mean([one[key] for one in good])) for key in good[0]}
         means['skipped'] = int(sum(one['skipped'] for one in self.watch))
         means['lr'] = self.watch[-1]['lr']
-        return means | {'cut_texts': self.cut / self.clips}
+        means['cut_texts'] = self.cut / self.clips
+        if self.short_cut is not None:
+            means['cut_short_texts'] = self.short_cut / self.clips
+        return means
+
+    def cuts(self, stage):
+        """{field of the stage: a sentence} for the lengths that cut some of the texts."""
+        found = {}
+        for name, what, num in (
+            ('text_length', 'texts', self.cut),
+            ('short_length', 'short texts', self.short_cut),
+        ):
+            if num:
+                found[name] = (
+                    f'{num / self.clips:.0%} of the {what} are longer than stages.{stage.name}.'
+                    f'{name}={getattr(stage, name)} tokens and are cut there'
+                )
+        return found
 
     def to_info(self):
         """What a checkpoint in the middle of a window must remember of it, once settled."""
-        return plain({'watch': self.watch, 'cut': self.cut, 'clips': self.clips})
+        info = {'watch': self.watch, 'cut': self.cut, 'clips': self.clips}
+        return plain(info | {'short_cut': self.short_cut})
 
     @classmethod
     def from_info(cls, info):
         """The window that `to_info` told of."""
         watch = [{key: float(value) for key, value in one.items()} for one in info['watch']]
-        return cls(watch, [], info['cut'], info['clips'])
+        return cls(watch, [], info['cut'], info['clips'], info.get('short_cut'))
+
+
+def counted(what, steps):
+    """Texts of all hosts in these steps, [steps][hosts]."""
+    return round(sum(np.mean([host[what] for host in step]) for step in steps))

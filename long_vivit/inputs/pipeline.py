@@ -6,7 +6,6 @@ number of hosts, or on another mesh, sees what the unbroken run would have seen,
 Grain only brings the threads.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +13,8 @@ from functools import lru_cache
 import grain
 import numpy as np
 
-from long_vivit.inputs import patches, samplers, video
+from long_vivit.inputs import patches, samplers, short_text, video
+from long_vivit.inputs.text import text_key
 
 FRAME_ORDERS = ('ordered', 'shuffled', 'one_frame')
 
@@ -39,6 +39,8 @@ class View:
     text_length: int
     time_limit_s: float = 20.0
     max_missing: float = 0.1
+    short_text: str = ''
+    short_length: int = 0
 
     @property
     def grid(self):
@@ -72,11 +74,6 @@ class Order:
         epoch, place = divmod(place, self.num_records)
         group, member = divmod(place, self.group_size)
         return int(self._permutation(epoch)[group]) * self.group_size + member
-
-
-def text_key(text):
-    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
-    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
 
 
 def pick_text(example, kind, rng):
@@ -187,10 +184,12 @@ class Examples:
             'cut': np.bool_(tokens.num_tokens[0] > self.view.text_length),
             'id': example.id,
             'error': error,
+            **short_text.read(example, text, self.view, self.tokenizer, rng),
         }
 
 
-HOST_ONLY = ('index', 'cut', 'id', 'error')  # keys of a batch that never go to a device
+# Keys of a batch that never go to a device.
+HOST_ONLY = ('index', 'cut', 'short_cut', 'id', 'error')
 
 
 def stack(examples):

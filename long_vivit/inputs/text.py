@@ -8,6 +8,7 @@ import os
 import pathlib
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 
 import ftfy
@@ -151,6 +152,11 @@ def clean(text: str) -> str:
         text = ftfy.fix_text(text)
     text = unicodedata.normalize('NFC', text.lower())
     return ' '.join(text.split())
+
+
+def text_key(text: str) -> np.int32:
+    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
+    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
