@@ -45,6 +45,8 @@ FIELDS: dict[str, Callable[[float], str]] = {
     'mfu': lambda x: f'mfu {100 * x:4.1f}%',
     'data_wait_share': lambda x: f'wait {100 * x:3.0f}%',
     'device_peak_bytes': lambda x: f'mem {size(x)}',
+    'cut_texts_videos': lambda x: f'cut {100 * x:.0f}% of videos' if x else '',
+    'cut_texts_images': lambda x: f'cut {100 * x:.0f}% of images' if x else '',
     'num_broken': lambda x: f'broken {x:.0f}' if x else '',
     'num_bad_steps': lambda x: f'bad steps {x:.0f}' if x else '',
     'eta_s': lambda x: f'eta {duration(x)}',

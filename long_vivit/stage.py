@@ -1,6 +1,7 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -83,7 +84,7 @@ class Loop:
         self.window, self.due = Window(), None
         self.running = None  # (watch, what Meter.step takes) of the step that the device is at
         self.bad_in_a_row = 0
-        self.cuts_said = set()
+        self.cuts_said, self.texts = set(), Counter()
         self.cost_before = {}
 
     def remember(self, at, info):
@@ -100,6 +101,7 @@ class Loop:
             )
         self.cost_before, self.bad_in_a_row = info['cost'], info['bad_in_a_row']
         self.window = Window.from_info(info['window'])
+        self.texts = Counter(info['cost'].get('texts'))
 
     def data(self):
         """{data spec: fingerprint} of what the stage is taught with."""
@@ -209,7 +211,8 @@ class Loop:
 
         Raises ValueError after too many of them in a row.
         """
-        news, broken = window.settle()
+        news, broken, texts = window.settle()
+        self.texts.update(texts)
         if hosts.first():
             for row in broken:
                 self.tools.broken.add(self.stage.name, *row)
@@ -271,6 +274,7 @@ class Loop:
             'peak_memory_of': memory.of,
             'num_broken': self.tools.broken.count(self.stage.name),
             'num_bad_steps': self.tools.bad_steps.count(self.stage.name),
+            'texts': dict(self.texts),
         }
 
 
