@@ -18,7 +18,8 @@ def get_config(arg: str = '') -> ConfigDict:
         {
             'workdir': 'runs/base',  # folder for checkpoints, curves and scores of this run
             'seed': 0,  # integer >= 0: parameters, data order, sampled frames and patches
-            'init': '',  # '' = start from nothing, or the folder of a checkpoint to start from
+            'init': '',  # '' = start from nothing, the folder of a checkpoint to start from, or
+            #              FAMILY:PATH, weights of others (FAMILY is a file of long_vivit/weights)
             'run': ('image', 'short', 'long'),  # names in `stages`, taught in this order
             'mesh': 'data=-1',  # how the devices are used: sizes of dcn (slices joined by a slow
             #                     network), data, fsdp (also splits parameters and optimiser), seq
@@ -73,7 +74,18 @@ def model() -> dict:
             'heads': 0,  # m; 0 = as the size says
             'patch': 16,  # side of a patch in pixels; divides every stage's pixels
             'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
-            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token)
+            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token) | map (attention of a
+            #                  learnt probe and an MLP, as SigLIP has)
+            'cls_repeat': True,  # of cls: as many copies of the token as there are images' worth of
+            #                      patches, so that a still video embeds as its frame | False: one
+            'activation': 'gelu',  # of the MLPs: gelu (tanh form) | gelu_erf (exact) | quick_gelu
+            #                        (x sigmoid(1.702 x), as OpenAI's CLIP has)
+            'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0
+            'norm_input': False,  # a LayerNorm before the first layer, as CLIP has
+            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+            'positions': 'split',  # split (a table of space and one of time, added up) | joint (one
+            #                        table of all places at all times, as ViViT has)
+            'head': True,  # projects width -> embed; False: embed must be width, as SigLIP has it
             'remat': 'none',  # activations computed again in the backward pass, both towers; from
             #                   most memory to least: none | dots (all but matrix products) |
             #                   attention (all but attention's output) | full | offload (full, and
@@ -85,8 +97,22 @@ def model() -> dict:
             'heads': 8,  # m
             'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
             #               is stretched from stage to stage
-            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token)
+            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token) |
+            #                           padded (reads padding too, last place: SigLIP)
+            'activation': 'gelu',  # as model.video.activation
+            'norm_epsilon': 1e-6,  # as model.video.norm_epsilon; > 0
+            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+            'head_bias': False,  # whether the projection to embed has a bias
+            'positions': 'learned',  # learned (a table) | rotary (attention sees how far words are
+            #                          apart; no table, any length)
+            'stretch': 'kps',  # how a shorter table is made longer: kps (Long-CLIP's: the first
+            #                    rows stay, the rest is read in between) | interpolate (all of it)
+            'keep': -1,  # of kps, the rows that stay, and that never change in a stage that starts
+            #              from something (Long-CLIP: 20 of 77); 0 = none; -1 = a share of 20 / 77
+            #              stays when the table is stretched, and all are trained
         },
+        'from_init': False,  # True: what `init` (FAMILY:PATH) says of the architecture replaces the
+        #                      fields that are at their defaults; another value of them is refused
         'embed': 512,  # e, the width of the joint space; >= 1
         'dtype': 'float32',  # of activations: float32 | bfloat16; parameters stay float32
         'attention': 'auto',  # of the video encoder: blockwise (little memory, runs everywhere) |
@@ -178,6 +204,10 @@ def stage(**changes) -> ConfigDict:
             'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
+            'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text
+            #                      tower in groups of like length, each only as far as the bucket
+            #                      that holds it; the same vectors for less; () = all of l
+            'sentences': 'all',  # of long captions when training: all | sample (some, at random)
             'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
             #                    (of the first text) | '' = none
             'short_length': 32,  # tokens of the second text, as in text_length; >= 3

@@ -5,6 +5,7 @@ plain Python values from a `Run`; what is allowed is written in rules.py, the fi
 configs/base.py.
 """
 
+import copy
 import difflib
 import importlib.util
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from long_vivit import rules
+from long_vivit import rules, weights
 
 
 class Run:
@@ -25,7 +26,8 @@ class Run:
 
     * `stages` is the tuple of the stages to teach, in order, each with its `name`;
     * data.train and data.eval have been written into the stages;
-    * model.video has the width, depth and heads that its size stands for.
+    * model.video has the width, depth and heads that its size stands for;
+    * with model.from_init the fields of the architecture are those of `init`.
 
     `vars(section)` gives the fields as a dict, for keyword arguments.
     """
@@ -53,8 +55,7 @@ class Run:
 
 def resolve(cfg: ConfigDict) -> Run:
     """The checked configuration as plain values; see `Run`. Raises as `check` does."""
-    check(cfg)
-    plain = plain_values(cfg)
+    plain = checked(cfg)
     stages = []
     for name in plain['run']:
         stage = plain['stages'][name]
@@ -69,10 +70,45 @@ def resolve(cfg: ConfigDict) -> Run:
 
 def check(cfg: ConfigDict) -> None:
     """Raises one ValueError with all faults, a line each: `path: what is given; what is allowed`"""
-    faults = list(rules.faults(plain_values(cfg), plain_values(base_config())))
+    checked(cfg)
+
+
+def checked(cfg: ConfigDict) -> dict:
+    """The plain values, those of model.from_init filled in. Raises as `check` does."""
+    base = plain_values(base_config())
+    plain, faults = filled(plain_values(cfg), base)
+    faults += rules.faults(plain, base)
     if faults:
         count = 'one fault' if len(faults) == 1 else f'{len(faults)} faults'
         raise ValueError('\n  '.join([f'the configuration has {count}:', *faults]))
+    return plain
+
+
+def filled(plain: dict, base: dict) -> tuple[dict, list[str]]:
+    """With model.from_init: the architecture that `init` tells of, in place of the defaults.
+
+    Returns the values, and a line for each field that is set to something else.
+    """
+    sound = not any(rules.structure_faults(plain, base))
+    if not (sound and plain['model']['from_init']):
+        return plain, []
+    try:
+        fields = weights.describe(plain['init']).fields
+    except ValueError as error:
+        return plain, [f'model.from_init: {error}']
+    plain, faults = copy.deepcopy(plain), []
+    for path, value in fields.items():
+        *sections, key = path.split('.')
+        here, default = plain, base
+        for section in sections:
+            here, default = here[section], default[section]
+        if here[key] not in (default[key], value):
+            faults.append(
+                f'{path}: {here[key]!r}, but {plain["init"]} has {value!r}; leave it at its '
+                f'default {default[key]!r}, or set model.from_init to False.'
+            )
+        here[key] = value
+    return plain, faults
 
 
 def base_config() -> ConfigDict:

@@ -19,11 +19,21 @@ class Tower(NamedTuple):
     depth: int
     num_tokens: int
     num_trained: int  # of the layers, the last ones; the others only run forward
+    mlp_width: int = 0  # 0: 4 d
+
+    def mlp(self) -> int:
+        """FLOPs of one token through an MLP, forward: 16 d^2 where it is 4 d wide."""
+        return 4 * self.width * (self.mlp_width or 4 * self.width)
 
     def layer(self) -> int:
         """FLOPs of one layer's forward pass for one example: 24 n d^2 + 4 n^2 d."""
         n, d = self.num_tokens, self.width
-        return 24 * n * d * d + 4 * n * n * d
+        return n * (8 * d * d + self.mlp()) + 4 * n * n * d
+
+    def probe(self) -> int:
+        """FLOPs of `MapPool` for one example, forward, but for the query that all share."""
+        n, d = self.num_tokens, self.width
+        return 4 * n * d * d + 4 * n * d + 2 * d * d + self.mlp()
 
     def training(self) -> int:
         """FLOPs of all layers, forward and backward, for one example."""
@@ -31,24 +41,29 @@ class Tower(NamedTuple):
 
 
 def training_step(
-    video: Tower, text: Tower, *, batch: int, num_patches: int, patch_values: int, embed: int
-) -> int:
+    video: Tower, text: Tower, *, batch: int, num_patches: int, patch_values: int, embed: int,
+    probe: bool = False, head: bool = True,
+) -> int:  # fmt: skip
     """FLOPs of one step of a dual encoder over a global batch, all devices together.
 
     Args:
-      video, text: the towers; the video's tokens are the kept patches, and the learnt one of
+      video, text: the towers; the video's tokens are the kept patches, and the learnt ones of
         pool 'cls'.
       batch: pairs. num_patches: kept patches of one video. patch_values: numbers in a patch
         (r * p * q * c).
       embed: e, the width of the joint space.
+      probe: whether a `MapPool` reads the video's tokens. head: whether they are projected.
 
     The stem's input is pixels, which need no gradient, and the stem none at all below a cut
     (`num_trained` < `depth`). The loss is a table of all pairs, forward and two products backward.
     """
     stem_passes = TRAINED - 1 if video.num_trained == video.depth else 1
     stem = 2 * num_patches * patch_values * video.width * stem_passes
-    heads = 2 * (video.width + text.width) * embed * TRAINED
+    heads = 2 * (video.width * head + text.width) * embed * TRAINED
     logits = 2 * batch * batch * embed * TRAINED
+    if probe:
+        heads += video.probe() * TRAINED
+        logits += 2 * video.width * video.width * TRAINED  # the query, once for the whole batch
     return batch * (video.training() + text.training() + stem + heads) + logits
 
 

@@ -45,7 +45,7 @@ def fitting(mesh, faults):
 
 def model_faults(run, mesh):
     """A line for each field of the model that the mesh does not divide."""
-    tensor, seq = mesh.shape[axes.TENSOR], mesh.shape[axes.SEQ]
+    tensor = mesh.shape[axes.TENSOR]
     for tower in ('video', 'text'):
         heads = getattr(run.model, tower).heads
         if heads % tensor:
@@ -55,8 +55,6 @@ def model_faults(run, mesh):
             "model.video.remat: 'offload', but on CPU the host's memory is the device's; use "
             "'full', which computes the same"
         )
-    if seq > 1 and run.model.video.pool == 'cls':
-        yield f"model.video.pool: 'cls' adds a token that is no patch; use 'mean' with seq={seq}"
 
 
 def stage_faults(run, stage, mesh):

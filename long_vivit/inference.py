@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from long_vivit import recipe
+from long_vivit import config, recipe, start, weights
 from long_vivit.inputs import patches, pixels, samplers, video
 from long_vivit.inputs.pipeline import View
 from long_vivit.inputs.text import Tokenizer
@@ -90,11 +90,18 @@ class Loaded:
         return np.asarray(encode_patches(self.model, np.stack(cut), rows))
 
 
-def load(workdir, stage=''):
+def load(workdir, stage='', **look):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
+    Args:
+      workdir: its path; or FAMILY:PATH, weights of others, which then look at a video as `look`
+        says: see `load_weights`.
     Raises ValueError: no run was begun in the folder, or the stage is unknown or unfinished.
     """
+    if weights.split(str(workdir)):
+        return load_weights(workdir, **look)
+    if look:
+        raise ValueError(f'{workdir}: {", ".join(look)} are of FAMILY:PATH only')
     folder = Workdir(workdir)
     run = folder.read_config()
     done = [one for one in run.stages if folder.finished(one.name)]
@@ -111,3 +118,28 @@ def load(workdir, stage=''):
     model = unflatten(fresh, taught(folder.checkpoints(chosen.name)))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)
+
+
+def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=1):
+    """A model with the weights of others and nothing taught: what `train` would start from.
+
+    Args:
+      init: FAMILY:PATH, see `long_vivit.weights`.
+      frames, pixels, text_length: what it shall take; 0 is what the weights were made for.
+      tubelet: frames in a tubelet, for weights of images.
+    Raises ValueError: as `weights.describe` does, or where these numbers do not fit the weights.
+    """
+    found = weights.describe(init)
+    cfg = config.base_config()
+    cfg.init, cfg.run, cfg.model.from_init = init, ('short',), True
+    cfg.model.video.tubelet = tubelet
+    cfg.stages.short.update(
+        train='videos:none.jsonl', frames=frames or found.frames, pixels=pixels or found.pixels,
+        text_length=text_length or found.text_length or cfg.stages.short.text_length,
+    )  # fmt: skip
+    run = config.resolve(cfg)
+    stage = run.stages[0]
+    tokenizer = start.tokenizer(run)
+    params = start.from_weights(run, stage, tokenizer.vocab_size).params
+    model = unflatten(start.model_like(run, stage, tokenizer.vocab_size), params)
+    return Loaded(model, recipe.eval_view(run, stage), tokenizer, run, stage)

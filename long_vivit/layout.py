@@ -25,7 +25,7 @@ TABLE = (
     (r'up/bias', ('mlp',)),
     (r'down/kernel', ('mlp', 'width')),
     (r'head/kernel', ('width', None)),
-    (r'(scale|cls|out_bias|(norm\w*|down|image_embed|tubelet_embed)/bias)', ()),
+    (r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
     (r'(log_scale|logit_bias|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}

@@ -20,12 +20,12 @@ from long_vivit.names import flatten, unflatten
 DECAY = (
     (r'(.*/)?(kernel|qkv|out|embed)', True),
     (r'(.*/)?(\w+_)?bias', False),
-    (r'(.*/)?(scale|log_scale|cls)', False),
+    (r'(.*/)?(scale|log_scale|cls|probe)', False),
     (r'(.*/)?positions(/\w+)?', False),
 )
 # With `last_layers` these lie below the trained layers: the stacked blocks, and all before them.
 BLOCKS = r'video/trunk/blocks/.*'
-STEM = r'video/(image_embed|tubelet_embed|positions|cls)(/.*)?'
+STEM = r'video/(image_embed|tubelet_embed|positions|cls|norm_input)(/.*)?'
 
 
 class Rule(NamedTuple):

@@ -12,6 +12,7 @@ from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.losses import components, form
 from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
+from long_vivit.models.pool import num_cls
 from long_vivit.models.positions import TIME_SCALE, waves
 from long_vivit.state import State, unflatten
 from long_vivit.step import make_step
@@ -22,6 +23,11 @@ from long_vivit.step import make_step
 # (see also TIME_SCALE in models/positions.py).
 QUIET, LOUD = 0.05, 0.3
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# Fields that the encoders take as they are. Runs that were begun before there were some of them
+# lack those in their config.json: for them the encoders' own defaults stand.
+CHOICES = ('activation', 'norm_epsilon', 'mlp_width')
+VIDEO_CHOICES = (*CHOICES, 'cls_repeat', 'positions', 'norm_input', 'head')
+TEXT_CHOICES = (*CHOICES, 'head_bias', 'positions')
 
 
 def view(run, stage, *, image=False):
@@ -42,6 +48,7 @@ def view(run, stage, *, image=False):
         max_missing=run.data.max_missing,
         short_text=getattr(stage, 'short_text', ''),  # not there in runs of before
         short_length=getattr(stage, 'short_length', 0),
+        sentences=getattr(stage, 'sentences', 'all'),
     )
 
 
@@ -70,6 +77,7 @@ def model(run, stage, vocab, key):
             'split': run.model.sequence,
             'remat': video.remat,
             'dtype': dtype,
+            **chosen(video, VIDEO_CHOICES),
         },
         text={
             'vocab': vocab,
@@ -81,12 +89,19 @@ def model(run, stage, vocab, key):
             'kind': text.kind,
             'remat': video.remat,
             'dtype': dtype,
+            'buckets': getattr(stage, 'text_buckets', ()),
+            **chosen(text, TEXT_CHOICES),
         },
         embed=run.model.embed,
         temperature=loss.temperature,
         logit_bias=loss.bias if vars(loss).get('kind') == 'sigmoid' else None,
         rngs=nnx.Rngs(params=key),
     )
+
+
+def chosen(section, fields):
+    """{field: value} of those that the section has."""
+    return {name: vars(section)[name] for name in fields if name in vars(section)}
 
 
 def attention_of(run):
@@ -97,17 +112,46 @@ def attention_of(run):
     return resolve(run.model.attention, jax.default_backend(), dtype, head_width, ring=ring)
 
 
-def order_tables(run, stage):
-    """The fresh tables, by name, of what a model of images knows nothing of: order.
+def knows_order(flat):
+    """Whether the parameters of a model have more than the one time of images."""
+    tables = [flat.get(f'video/positions/{name}') for name in ('time', 'joint')]
+    return any(len(table) > 1 for table in tables if table is not None)
+
+
+def order_tables(run, stage, flat):
+    """The fresh tables, by name, of what the model of images `flat` knows nothing of: order.
 
     A video stage after an image stage starts with them: repeated, the one time that images have
-    would make all times the same.
+    would make all times the same. In a joint table the fresh times are added to the images' places.
     """
-    rows = run.model.text.length or stage.text_length
-    return {
-        'video/positions/time': TIME_SCALE * waves(view(run, stage).grid[0], run.model.video.width),
-        'text/positions': LOUD * waves(rows, run.model.text.width),
-    }
+    time = TIME_SCALE * waves(view(run, stage).grid[0], run.model.video.width)
+    joint = flat.get('video/positions/joint')
+    video = {'time': time} if joint is None else {'joint': joint + time[:, None, None]}
+    fresh = {f'video/positions/{name}': table for name, table in video.items()}
+    if 'text/positions' in flat and not kept_rows(run, stage):
+        rows = run.model.text.length or stage.text_length
+        fresh['text/positions'] = LOUD * waves(rows, run.model.text.width)
+    return fresh
+
+
+def kept_rows(run, stage):
+    """{name: first rows} that do not change in a stage, for `optim.make`; {} where all are trained.
+
+    A stage that starts from nothing has no rows worth keeping. It is told by the configuration, not
+    by the weights, so that it holds after any saving, loading and going on.
+    """
+    text = vars(run.model.text)  # runs of before lack some fields
+    keep = text.get('keep', -1) if text.get('stretch') == 'kps' else 0
+    starts = bool(run.init) or stage.name != run.stages[0].name
+    return {'text/positions': keep} if starts and keep > 0 else {}
+
+
+def stretch_keep(run):
+    """The `keep` of `warm_start`, as model.text says."""
+    text = vars(run.model.text)
+    if text.get('stretch') == 'interpolate':
+        return 0
+    return None if text.get('keep', -1) < 0 else text['keep']
 
 
 def stage_key(run, stage):
@@ -125,6 +169,7 @@ def training(run, stage, vocab):
         b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
         weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
+        kept_rows=kept_rows(run, stage),
     )  # fmt: skip
 
     def init(params=None):
@@ -207,11 +252,21 @@ def batch_like(run, stage):
 def step_flops(run, stage, *, batch, num_patches, patch_values):
     """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`."""
     video, text = run.model.video, run.model.text
-    tokens = num_patches + (video.pool == 'cls')
+    video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
+    tokens = num_patches
+    if video.pool == 'cls':
+        repeated = video_has.get('cls_repeat', False)
+        tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
     counted = flops.training_step(
-        flops.Tower(video.width, video.depth, tokens, stage.last_layers or video.depth),
-        flops.Tower(text.width, text.depth, stage.text_length, text.depth),
+        flops.Tower(
+            video.width, video.depth, tokens, stage.last_layers or video.depth,
+            video_has.get('mlp_width', 0),
+        ),
+        flops.Tower(
+            text.width, text.depth, stage.text_length, text.depth, text_has.get('mlp_width', 0)
+        ),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
+        probe=video.pool == 'map', head=video_has.get('head', True),
     )  # fmt: skip
     if stage.short_text:
         short = flops.Tower(text.width, text.depth, stage.short_length, text.depth)

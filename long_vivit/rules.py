@@ -4,49 +4,14 @@ configs/base.py states the same beside each field, for people.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
-from long_vivit import axes, loss_rules
+from long_vivit import axes, loss_rules, weights
+from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
 from long_vivit.inputs import patches, samplers, short_text, sources
+from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
 
-
-class Size(NamedTuple):
-    """A transformer's shape."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-SIZES = {
-    'Ti': Size(192, 12, 3),
-    'S': Size(384, 12, 6),
-    'B': Size(768, 12, 12),
-    'L': Size(1024, 24, 16),
-}
-
-
-class Rule(NamedTuple):
-    """A test of one value and the words for what passes it."""
-
-    passes: Callable[[Any], bool]
-    allowed: str
-
-
-def at_least(low: int) -> Rule:
-    return Rule(lambda x: x >= low, f'at least {low}')
-
-
-def one_of(*words: str) -> Rule:
-    return Rule(lambda x: x in words, 'one of ' + ', '.join(words))
-
-
-positive = Rule(lambda x: 0 < x < float('inf'), 'greater than 0')
-finite = Rule(lambda x: abs(x) < float('inf'), 'a finite number')
-share = Rule(lambda x: 0 <= x < 1, '0 or more and less than 1')
-
-RULES = {
+RULES = MODEL_RULES | {
     'workdir': Rule(bool, 'the path of a folder'),
     'seed': at_least(0),
     'compile_cache': Rule(bool, "'auto', 'off' or the path of a folder"),
@@ -54,20 +19,6 @@ RULES = {
     'data.threads': at_least(0),
     'data.time_limit_s': positive,
     'data.max_missing': share,
-    'model.video.size': one_of(*SIZES, 'custom'),
-    'model.video.patch': at_least(1),
-    'model.video.tubelet': at_least(1),
-    'model.video.pool': one_of('mean', 'cls'),
-    'model.text.width': at_least(1),
-    'model.text.depth': at_least(1),
-    'model.video.remat': one_of('none', 'dots', 'attention', 'full', 'offload'),
-    'model.text.heads': at_least(1),
-    'model.text.length': at_least(0),
-    'model.text.kind': one_of('bidirectional', 'causal'),
-    'model.embed': at_least(1),
-    'model.dtype': one_of('float32', 'bfloat16'),
-    'model.attention': one_of('auto', 'blockwise', 'dense', 'cudnn', 'splash'),
-    'model.sequence': one_of('auto', 'ulysses', 'ring'),
     'loss.kind': one_of('nce', 'sigmoid'),
     'loss.temperature': positive,
     'loss.max_scale': positive,
@@ -102,6 +53,10 @@ STAGE_RULES = {
     'mask_rate': Rule(lambda x: 0 <= x <= patches.MAX_RATE, f'from 0 to {patches.MAX_RATE}'),
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
+    'text_buckets': Rule(
+        lambda x: all(type(n) is int and n >= 3 for n in x), 'whole numbers of at least 3, or ()'
+    ),
+    'sentences': one_of('all', 'sample'),
     'short_text': Rule(
         lambda x: x in ('', *short_text.KINDS), "'' (none), " + ' or '.join(short_text.KINDS)
     ),
@@ -130,7 +85,7 @@ def faults(config: dict, base: dict) -> Iterator[str]:
     yield from seen
     bad = {line.split(':')[0] for line in seen}
     yield from run_faults(config)
-    yield from shape_faults(config, bad)
+    yield from model_faults(config)
     for position, name in enumerate(run):
         yield from stage_faults(config, name, first=position == 0, bad=bad)
 
@@ -178,38 +133,16 @@ def run_faults(config: dict) -> Iterator[str]:
         axes.parse(config['mesh'])
     except ValueError as error:
         yield f'mesh: {error}'
-    for path in ('init', 'data.tokenizer'):
-        section, key = (config['data'], 'tokenizer') if '.' in path else (config, path)
-        if section[key] and '://' not in section[key] and not os.path.exists(section[key]):
-            yield f"{path}: {section[key]!r} does not exist; it must be a path or ''."
+    family, init = weights.split(config['init']) or ('', config['init'])
+    if family and not init:
+        yield f'init: {config["init"]!r} names no path; it must be {family}:PATH.'
+    for field, path in (('init', init), ('data.tokenizer', config['data']['tokenizer'])):
+        if path and '://' not in path and not os.path.exists(path):
+            what = 'a path'
+            if field == 'init' and ':' in path:
+                what += f', FAMILY:PATH (FAMILY one of {", ".join(weights.FAMILIES)})'
+            yield f"{field}: {path!r} does not exist; it must be {what} or ''."
     yield from loss_rules.faults(config)
-
-
-def shape_faults(config: dict, bad: set[str]) -> Iterator[str]:
-    """Widths, depths and heads of the encoders."""
-    video, text = config['model']['video'], config['model']['text']
-    size = SIZES.get(video['size'])
-    for field in Size._fields:
-        value = video[field]
-        if size and value not in (0, getattr(size, field)):
-            yield (
-                f'model.video.{field}: {value} contradicts size {video["size"]!r}, which has '
-                f"{getattr(size, field)}; set it to 0, or the size to 'custom'."
-            )
-        elif video['size'] == 'custom' and value < 1:
-            yield f"model.video.{field}: {value} with size 'custom'; it must be at least 1."
-    attention = config['model']['attention']
-    if config['model']['sequence'] == 'ring' and attention not in ('auto', 'blockwise'):
-        yield (
-            f"model.sequence: 'ring' computes in blocks of its own, not as model.attention = "
-            f"{attention!r} says; set that to 'blockwise', or this to 'auto'."
-        )
-    for name, tower in (('video', video), ('text', text)):
-        if tower['heads'] > 0 and tower['width'] % tower['heads']:
-            yield (
-                f'model.{name}.width: {tower["width"]} is not divisible by '
-                f'model.{name}.heads = {tower["heads"]}.'
-            )
 
 
 def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterator[str]:
@@ -239,6 +172,16 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         yield (
             f'{path}text_length: {stage["text_length"]} is more than model.text.length = {rows}, '
             'the rows of the position table.'
+        )
+    elif config['model']['text']['kind'] == 'padded' and rows > stage['text_length']:
+        yield (
+            f'{path}text_length: {stage["text_length"]} is less than model.text.length = {rows}, '
+            "but model.text.kind 'padded' reads every place; make them equal."
+        )
+    if config['model']['text']['kind'] == 'padded' and stage['text_buckets']:
+        yield (
+            f"{path}text_buckets: {stage['text_buckets']}, but model.text.kind 'padded' reads every "
+            'place of every text; set it to ().'
         )
     yield from loss_rules.stage_faults(config, name)
     yield from token_faults(stage, video, path, bad)

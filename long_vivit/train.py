@@ -12,24 +12,20 @@ import time
 BEGUN = time.monotonic()  # before the imports, which count as start-up
 
 import contextlib
-from pathlib import Path
 
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, recipe
+from long_vivit import command_line, hardware, hosts, recipe, start
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
-from long_vivit.inputs.text import Tokenizer
 from long_vivit.ledger import BadSteps, Ledger
-from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
-from long_vivit.stage import score_stage, taught, teach
+from long_vivit.stage import score_stage, teach
 from long_vivit.stop import AtOnce, Signalled, Stopped, words
 from long_vivit.tables import print_results
 from long_vivit.tools import Tools
-from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
 from long_vivit.writers import JsonlWriter, TensorBoardWriter, write_json_atomic
 
@@ -53,7 +49,8 @@ def train(run, profile=''):
     keep_freed_memory()
     workdir = Workdir(run.workdir)
     profile = Profile(profile, workdir.profile, say)
-    tokenizer = Tokenizer.load(tokenizer_file(run))
+    start.check_weights(run)
+    tokenizer = start.tokenizer(run)
     mesh = hardware.mesh_of(run)
     attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
@@ -120,39 +117,13 @@ def teach_and_score(stage, tools, sources):
 
 
 def start_params(stage, tools):
-    """The parameters a stage starts from: the stage before, else `init`, else None."""
-    names = [other.name for other in tools.run.stages]
-    before = names.index(stage.name) - 1
-    if before >= 0:
-        source, flat = names[before], taught(tools.workdir.checkpoints(names[before]))
-    elif tools.run.init:
-        source, flat = tools.run.init, init_params(tools.run.init)
-    else:
+    """The parameters a stage starts from, or None; says what was done to them."""
+    found = start.start_params(tools.run, stage, tools.workdir, tools.tokenizer.vocab_size)
+    if found is None:
         return None
-    like = jax.eval_shape(
-        lambda: recipe.model(tools.run, stage, tools.tokenizer.vocab_size, jax.random.key(0))
-    )
-    say(f'{stage.name}: starts from {source}')
-    if stage.frames > 1 and len(flat['video/positions/time']) == 1:
-        flat |= recipe.order_tables(tools.run, stage)
-        say('  video/positions/time, text/positions: afresh, since images have no order')
-    adapted = warm_start(flat, flatten(like))
-    for line in adapted.lines:
-        say(f'  {line}')
-    return adapted.params
-
-
-def init_params(path):
-    """The model in a checkpoint, or in the last finished stage of a work directory."""
-    folder = Path(path)
-    if (folder / 'config.json').is_file():
-        workdir = Workdir(folder)
-        run = workdir.read_config()
-        done = [stage.name for stage in run.stages if workdir.finished(stage.name)]
-        if not done:
-            raise ValueError(f'init: {path} has no finished stage to start from')
-        return taught(workdir.checkpoints(done[-1]))
-    return taught(folder)
+    for line in found.lines:
+        say(line)
+    return found.params
 
 
 def open_sources(run, stage):
@@ -166,19 +137,6 @@ def open_sources(run, stage):
         if stage.eval
         else None,
     }
-
-
-def tokenizer_file(run):
-    """The tokenizer to use: the configured one, else the one stored with the built-in data."""
-    if run.data.tokenizer:
-        return Path(run.data.tokenizer)
-    file = Path(run.data.dir) / 'shape_stories' / 'tokenizer.json'
-    if not file.is_file():
-        raise ValueError(
-            f'data.tokenizer: none is set and {file} does not exist; build the built-in set with '
-            '`python -m long_vivit.build_data shape_stories`, or name a tokenizer.json'
-        )
-    return file
 
 
 def make_tools(run, workdir, tokenizer, mesh, profile, stack):

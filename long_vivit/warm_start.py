@@ -3,7 +3,8 @@
 Pure functions on flat dicts {name: array} (see `names.py`). Names must agree exactly. Shapes may
 differ only where a row of `ADAPTERS` says so, by the adapter it names:
 
-    resize   position tables of the video, one interpolation each: space [h, w, d], time [t, d]
+    resize   position tables of the video, one interpolation each: space [h, w, d], time [t, d],
+             joint [t, h, w, d]
     inflate  patch kernel of an image -> of a tubelet, so that a still clip embeds as its image does
     copy     a parameter that another one starts
     stretch  positions of the text: first rows kept, the rest interpolated (Long-CLIP)
@@ -32,7 +33,7 @@ class CannotAdapt(ValueError):
 
 
 def resize(value: Any, shape: Sequence[int]) -> np.ndarray:
-    """A position table on another grid: [h, w, d] -> [h', w', d] or [t, d] -> [t', d].
+    """A position table on another grid: [h, w, d] -> [h', w', d], [t, d] -> [t', d] or all three.
 
     Linear between the centres of the cells, without antialiasing, so that a constant table stays
     constant and a table of one row is repeated. The width d must be the same.
@@ -85,7 +86,9 @@ def stretch(value: Any, shape: Sequence[int], keep: int | None = None) -> np.nda
     if keep is None:
         keep = round(KEPT_SHARE * rows)
     if not 0 <= keep <= rows - 2:
-        raise CannotAdapt(f'stretch must leave two rows or more to read between, keep is {keep}')
+        raise CannotAdapt(
+            f'stretch must leave two rows or more to read between, keep is {keep} (model.text.keep)'
+        )
     # Row `keep + i` lies share / parts of the way from row `low` to the next, in whole numbers:
     # the order of the products and divisions is the released loop's, hence the same last bits.
     low, share = np.divmod(np.arange(shape[0] - keep) * (rows - keep), shape[0] - keep)
@@ -108,7 +111,7 @@ class Adapter(NamedTuple):
 
 
 ADAPTERS = (
-    Adapter(r'video/positions/(space|time)', resize),
+    Adapter(r'video/positions/(space|time|joint)', resize),
     Adapter(r'video/tubelet_embed/kernel', inflate, 'video/image_embed/kernel'),
     Adapter(r'video/tubelet_embed/bias', copy, 'video/image_embed/bias'),
     Adapter(r'text/positions', stretch),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import base, long, short
-from long_vivit import command_line, config
+from long_vivit import command_line, config, weights
 from long_vivit.inputs import patches
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +138,19 @@ def test_all_faults_in_one_error():
         ('model.text.heads', 0, 'at least 1'),
         ('model.video.width', 0, "0 with size 'custom'"),
         ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
+        ('model.video.pool', 'max', 'one of mean, cls, map'),
+        ('model.video.activation', 'relu', 'one of gelu, gelu_erf, quick_gelu'),
+        ('model.video.norm_epsilon', 0.0, 'greater than 0'),
+        ('model.video.mlp_width', -1, 'at least 0'),
+        ('model.video.positions', 'table', 'one of split, joint'),
+        ('model.text.kind', 'both', 'one of bidirectional, causal, padded'),
+        ('model.text.activation', 'relu', 'one of gelu, gelu_erf, quick_gelu'),
+        ('model.text.norm_epsilon', 0.0, 'greater than 0'),
+        ('model.text.mlp_width', -1, 'at least 0'),
+        ('model.from_init', True, "'' names no family of weights; it must be FAMILY:PATH"),
+        ('init', 'clip:', "'clip:' names no path; it must be clip:PATH"),
+        ('init', 'clip:none', "'none' does not exist"),
+        ('init', 'clop:none', 'FAMILY:PATH (FAMILY one of clip, '),
         ('model.attention', 'flash', 'one of auto, blockwise, dense, cudnn, splash'),
         ('model.sequence', 'rings', 'one of auto, ulysses, ring'),
         ('model.video.size', 'XL', 'one of Ti, S, B, L, custom'),
@@ -166,6 +179,84 @@ def test_refused(path, value, words):
     message = faults_of(cfg)
     assert words in message
     assert path in message or path == 'model.video.size'
+
+
+def test_a_head_that_is_missing_must_not_be_needed():
+    cfg = with_data()
+    cfg.model.video.head = False
+    config.check(cfg)
+    cfg.model.embed = 64
+    assert 'model.embed = 64 is not the width 128' in faults_of(cfg)
+    cfg.model.video.update(size='S', width=0, depth=0, heads=0)
+    cfg.model.embed = 384
+    config.check(cfg)
+
+
+def test_padded_text_is_as_long_as_its_table():
+    cfg = with_data()
+    cfg.run, cfg.model.text.kind = ('long',), 'padded'
+    config.check(cfg)
+    cfg.stages.long.text_length = 100
+    assert "less than model.text.length = 212, but model.text.kind 'padded'" in faults_of(cfg)
+    cfg.model.text.length = 0
+    config.check(cfg)
+
+
+DESCRIBED = {
+    'model.video.width': 64, 'model.video.heads': 4, 'model.video.depth': 3,
+    'model.video.activation': 'quick_gelu', 'model.video.norm_input': True, 'loss.kind': 'sigmoid',
+}  # fmt: skip
+
+
+@pytest.fixture
+def described(monkeypatch, tmp_path):
+    """A config whose `init` tells of DESCRIBED."""
+    monkeypatch.setattr(weights, 'describe', lambda init: weights.Described(DESCRIBED))
+    cfg = base.get_config()
+    cfg.data.train, cfg.run = 'videos:mine.jsonl', ('short',)
+    cfg.init, cfg.model.from_init = f'clip:{tmp_path}', True
+    return cfg
+
+
+def test_the_architecture_comes_from_the_weights(described):
+    described.model.video.width = 64  # what they say as well
+    before = described.to_json()
+    run = config.resolve(described)
+    for path, value in DESCRIBED.items():
+        assert dict(config.flat(run))[path] == value, path
+    assert run.model.embed == 512  # of which they say nothing
+    assert described.to_json() == before
+    described.model.from_init = False
+    assert 'model.video.depth: 0 with size' in faults_of(described)
+
+
+def test_a_field_that_contradicts_the_weights_is_refused(described):
+    described.model.video.update(depth=12, activation='gelu_erf')
+    message = faults_of(described)
+    assert len(message.splitlines()) == 3
+    for line in (
+        'model.video.depth: 12, but clip:{} has 3; leave it at its default 0',
+        "model.video.activation: 'gelu_erf', but clip:{} has 'quick_gelu'; leave it at its default",
+    ):
+        assert line.format(described.init.removeprefix('clip:')) in message
+
+
+def test_what_the_weights_complain_of_is_a_fault_beside_others(described, monkeypatch):
+    def complain(init):
+        raise ValueError(f'{init}: no config.json')
+
+    monkeypatch.setattr(weights, 'describe', complain)
+    described.seed = -1
+    message = faults_of(described)
+    assert 'model.from_init: clip:' in message and ': no config.json' in message
+    assert 'seed: -1 is not allowed' in message
+
+
+def test_families_by_name():
+    assert weights.split('clip:a/b:c') == ('clip', 'a/b:c')
+    assert weights.split('runs/long') is weights.split('gs://bucket/run') is None
+    with pytest.raises(ValueError, match="'runs/long' names no family of weights"):
+        weights.describe('runs/long')
 
 
 def test_a_ring_has_no_room_for_another_attention():

@@ -20,17 +20,18 @@ WIDTH, DEPTH, TEXT_WIDTH, TEXT_DEPTH, EMBED = 256, 2, 128, 1, 64
 B, K, VALUES, LENGTH = 4, 96, 2 * 8 * 8 * 3, 32
 
 
-def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none'):
+def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **choices):
     """The training step of a toy: (traced by JAX, analytic FLOPs)."""
     common = {'heads': 4, 'remat': remat, 'dtype': jnp.float32}
+    embed = EMBED if choices.get('head', True) else WIDTH
 
     def build():
         return DualEncoder(
             video=common | {'grid': (8, 4, 4), 'patch': 8, 'tubelet': 2, 'width': WIDTH,
-                            'depth': DEPTH, 'pool': pool, 'attention': attention},
+                            'depth': DEPTH, 'pool': pool, 'attention': attention, **choices},
             text=common | {'vocab': 50, 'length': LENGTH, 'position_scale': 0.3,
                            'width': TEXT_WIDTH, 'depth': TEXT_DEPTH, 'kind': 'bidirectional'},
-            embed=EMBED, temperature=0.07, rngs=nnx.Rngs(0),
+            embed=embed, temperature=0.07, rngs=nnx.Rngs(0),
         )  # fmt: skip
 
     like = jax.eval_shape(build)
@@ -47,10 +48,15 @@ def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none'):
         'ok': ((B,), jnp.bool_), 'text_key': ((B,), jnp.int32),
     }  # fmt: skip
     batch = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
+    num_cls = K // 16 if choices.get('cls_repeat') else 1
     count = flops.training_step(
-        flops.Tower(WIDTH, DEPTH, K + (pool == 'cls'), last_layers or DEPTH),
+        flops.Tower(
+            WIDTH, DEPTH, K + (pool == 'cls') * num_cls, last_layers or DEPTH,
+            choices.get('mlp_width', 0),
+        ),
         flops.Tower(TEXT_WIDTH, TEXT_DEPTH, LENGTH, TEXT_DEPTH),
-        batch=B, num_patches=K, patch_values=VALUES, embed=EMBED,
+        batch=B, num_patches=K, patch_values=VALUES, embed=embed, probe=pool == 'map',
+        head=choices.get('head', True),
     )  # fmt: skip
     return jax.jit(step).trace(state, batch), count
 
@@ -70,8 +76,13 @@ def products(jaxpr):
 
 
 @pytest.mark.parametrize(
-    'options', [{}, {'last_layers': 1}, {'pool': 'cls'}], ids=['all', 'last', 'cls']
-)
+    'options',
+    [
+        {}, {'last_layers': 1}, {'pool': 'cls'}, {'pool': 'cls', 'cls_repeat': True},
+        {'pool': 'map', 'mlp_width': 96, 'head': False, 'last_layers': 1},
+    ],
+    ids=['all', 'last', 'cls', 'copies of cls', 'map'],
+)  # fmt: skip
 def test_every_product_is_counted_once(options):
     """To the last one: of a step that keeps all it needs, so that nothing is computed twice."""
     traced, count = lowered(**options)

@@ -11,13 +11,16 @@ from flax import nnx
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.layers import REMAT
 from long_vivit.models.positions import waves
-from long_vivit.models.text import KINDS, TextEncoder
-from long_vivit.models.video import POOLS, VideoEncoder, unit
+from long_vivit.models.text import TextEncoder
+from long_vivit.models.video import VideoEncoder, unit
 from long_vivit.names import below, flatten, unflatten
 from long_vivit.rules import SIZES
 from long_vivit.warm_start import warm_start
 from tests import tiny_models
 from tests.tiny_models import FAST, GRID, PATCH, TEXT, TUBELET, batch, changed, dual
+
+# The towers of the paper and of CLIP; tests/test_model_choices.py has what other towers have.
+POOLS, KINDS = ('mean', 'cls'), ('bidirectional', 'causal')
 
 
 @partial(jax.jit, compiler_options=FAST)

@@ -22,12 +22,14 @@ ONLY = {  # library -> the modules that may import it
     'grain': {'long_vivit.inputs.pipeline'},
     'ml_collections': {'long_vivit.config', 'long_vivit.command_line', 'configs'},
     'tensorflow': set(),
-    'torch': set(),
+    'torch': {'long_vivit.weights.files'},  # for .pt files, when one is named
 }
 NEVER = {  # module -> libraries and modules that it may not import
     'long_vivit.models': {'optax', 'long_vivit.inputs', 'long_vivit.config', 'configs', 'absl'},
     'long_vivit.inputs.video': {'jax', 'flax'},
     'long_vivit.inputs.text': {'jax', 'flax'},
+    'long_vivit.inputs.foreign_text': {'jax', 'flax'},
+    'long_vivit.weights': {'jax', 'flax', 'optax', 'configs', 'long_vivit.config'},
     'long_vivit.inputs.patches': {'jax', 'flax'},
     'long_vivit.inputs.samplers': {'jax', 'flax'},
     'long_vivit.inputs.sources': {'jax', 'flax'},

@@ -1,6 +1,8 @@
-"""Text to token numbers: a byte-pair tokenizer in one JSON file, and its trainer.
+"""Text to token numbers: a tokenizer in one JSON file, ours or that of other people's weights, and
+the trainer of ours.
 
-Numbers are laid out as `start, text, end, pad ...`; see `START`, `END`, `PAD`.
+Numbers are laid out as `start, text, end, pad ...`; in our own vocabularies see `START`, `END`,
+`PAD`.
 """
 
 import dataclasses
@@ -15,6 +17,9 @@ import ftfy
 import numpy as np
 import tokenizers
 
+from long_vivit.inputs import foreign_text
+from long_vivit.inputs.foreign_text import Scheme
+
 PAD, START, END = 0, 1, 2
 SPECIAL = ('<pad>', '<start>', '<end>')
 SMALLEST = len(SPECIAL) + 256  # a vocabulary that can spell every byte
@@ -25,8 +30,8 @@ class Tokens:
     """Encoded texts.
 
     Attributes:
-      ids: int32 [n, l], START first, END last, then PAD.
-      lengths: int32 [n], real tokens per row with START and END, 2 to l.
+      ids: int32 [n, l], the start token first (if any), the end token last, then padding.
+      lengths: int32 [n], real tokens per row with start and end, at most l.
       num_tokens: int32 [n], what `lengths` would be were l unlimited: larger where text was cut.
     """
 
@@ -41,42 +46,44 @@ class Tokens:
 
 
 class Tokenizer:
-    """Turns texts into token numbers. Made by `Tokenizer.load` or `train_tokenizer`."""
+    """Turns texts into token numbers. Made by `Tokenizer.load` or `train_tokenizer`.
 
-    def __init__(self, model: tokenizers.Tokenizer):
+    Attributes:
+      scheme: whose vocabulary it is: its special tokens, and how a text is cleaned first.
+      start, end, pad: the numbers of the special tokens; start is None where there is none.
+    """
+
+    def __init__(self, model: tokenizers.Tokenizer, scheme: Scheme | None = None):
         # '<end>' written by a user is text, not the end.
         model.encode_special_tokens = True
         model.no_padding()
         model.no_truncation()
-        self._model = model
+        self._model, self.scheme = model, scheme or OURS
+        self.start, self.end, self.pad = numbers(model, self.scheme)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> 'Tokenizer':
-        """Reads a file written by `save`.
+        """Reads a file written by `save`, or what lies beside other people's weights.
 
+        Args:
+          path: a tokenizer.json; or a folder with one, or with vocab.json and merges.txt, or with
+            the merges of OpenAI's CLIP (bpe_simple_vocab_16e6.txt.gz); or the latter file itself.
         Raises:
-          ValueError: the file is missing, is no tokenizer, or lacks the special tokens.
+          ValueError: there is none, it cannot be read, or it lacks the special tokens.
         """
         path = pathlib.Path(path)
-        if not path.is_file():
+        if path.is_dir():
+            model = foreign_text.read_folder(path)
+        elif not path.is_file():
             raise ValueError(
                 f'{path}: no tokenizer there. Set data.tokenizer to a file that exists, or build '
                 'the built-in one: python -m long_vivit.build_data shape_stories'
             )
-        try:
-            model = tokenizers.Tokenizer.from_str(path.read_text(encoding='utf-8'))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(
-                f'{path}: not a tokenizer file of the `tokenizers` library ({error}). '
-                'Set data.tokenizer to another file.'
-            ) from error
-        found = [model.token_to_id(token) for token in SPECIAL]
-        if found != [PAD, START, END]:
-            raise ValueError(
-                f'{path}: the tokens {", ".join(SPECIAL)} have the numbers {found}, wanted '
-                f'{[PAD, START, END]}. Set data.tokenizer to a file made by train_tokenizer.'
-            )
-        return cls(model)
+        elif path.suffix in ('.gz', '.txt'):
+            model = foreign_text.read_merges(path)
+        else:
+            model = foreign_text.read_json(path)
+        return cls(model, scheme_of(model, path))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one JSON file, whole or not at all.
@@ -108,9 +115,9 @@ class Tokenizer:
         """Token numbers of each text, cut or padded to `length`.
 
         Args:
-          texts: n texts; each is cleaned first (see `clean`).
-          length: l, tokens per row with START and END, at least 2. A text that is too long
-            loses its last tokens; END is kept.
+          texts: n texts; each is cleaned first, as the scheme says.
+          length: l, tokens per row with the start and end tokens, at least 2. A text that is too
+            long loses its last tokens; the end is kept.
 
         Raises:
           ValueError: `texts` is not a sequence of str, or `length` is below 2.
@@ -118,14 +125,13 @@ class Tokenizer:
         if length < 2:
             raise ValueError(f'text_length is {length}, wanted 2 or more: start and end count')
         encoded = self._encode(texts)
-        ids = np.full((len(encoded), length), PAD, np.int32)
+        ids = np.full((len(encoded), length), self.pad, np.int32)
         num_tokens = np.empty(len(encoded), np.int32)
-        for row, numbers in enumerate(encoded):
-            kept = numbers[: length - 2]
-            ids[row, 0] = START
-            ids[row, 1 : 1 + len(kept)] = kept
-            ids[row, 1 + len(kept)] = END
-            num_tokens[row] = len(numbers) + 2
+        start = [] if self.start is None else [self.start]
+        for row, words in enumerate(encoded):
+            framed = [*start, *words[: length - 1 - len(start)], self.end]
+            ids[row, : len(framed)] = framed
+            num_tokens[row] = len(start) + len(words) + 1
         return Tokens(ids, np.minimum(num_tokens, np.int32(length)), num_tokens)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -136,13 +142,15 @@ class Tokenizer:
             if not isinstance(text, str):
                 raise ValueError(f'text {i} is {type(text).__name__}, wanted str: {text!r:.60}')
         batch = self._model.encode_batch_fast(
-            [clean(text) for text in texts], add_special_tokens=False
+            [self.scheme.clean(text) for text in texts], add_special_tokens=False
         )
         return [item.ids for item in batch]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a row of `ids`, without START, END and PAD; for showing."""
-        return self._model.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+        """The text of a row of `ids`, without start, end and padding; for showing."""
+        ids = [int(i) for i in ids]
+        ids = ids[: ids.index(self.end)] if self.end in ids else ids  # CLIP's padding is a word too
+        return self._model.decode(ids, skip_special_tokens=True).strip()
 
 
 def clean(text: str) -> str:
@@ -152,6 +160,31 @@ def clean(text: str) -> str:
         text = ftfy.fix_text(text)
     text = unicodedata.normalize('NFC', text.lower())
     return ' '.join(text.split())
+
+
+OURS = Scheme('Long ViViT', SPECIAL[1], SPECIAL[2], SPECIAL[0], clean)
+
+
+def numbers(model: tokenizers.Tokenizer, scheme: Scheme) -> tuple[int | None, int | None, int]:
+    """(start, end, pad): the numbers of the scheme's special tokens; None: none, or not there."""
+    start, end = (model.token_to_id(mark) if mark else None for mark in (scheme.start, scheme.end))
+    return start, end, model.token_to_id(scheme.pad) if scheme.pad else 0
+
+
+def scheme_of(model: tokenizers.Tokenizer, path: pathlib.Path) -> Scheme:
+    """Whose vocabulary it is, told from its special tokens. Raises ValueError: nobody's."""
+    if numbers(model, OURS) == (START, END, PAD):
+        return OURS
+    for scheme in foreign_text.SCHEMES:
+        if all(model.token_to_id(mark) is not None for mark in scheme.marks()):
+            return scheme
+    found = [model.token_to_id(token) for token in SPECIAL]
+    others = '; '.join(f'{one.name}: {" ".join(one.marks())}' for one in foreign_text.SCHEMES)
+    raise ValueError(
+        f'{path}: the tokens {", ".join(SPECIAL)} have the numbers {found}, wanted '
+        f'{[PAD, START, END]}, and it has not the special tokens of another family ({others}). '
+        'Set data.tokenizer to a file made by train_tokenizer, or to one of these.'
+    )
 
 
 def text_key(text: str) -> np.int32:

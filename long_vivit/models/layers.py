@@ -13,6 +13,7 @@ from flax import nnx
 
 from long_vivit.models import parts
 from long_vivit.models.attention import attend
+from long_vivit.models.positions import turned
 from long_vivit.sharding import BATCH, constrain
 
 # What the backward pass of a block finds stored instead of computing it again, by name.
@@ -39,6 +40,12 @@ REMAT = {
         offload_src='device', offload_dst='pinned_host',
     ),
 }  # fmt: skip
+ACTIVATIONS = {
+    'gelu': jax.nn.gelu,  # its tanh form
+    'gelu_erf': partial(jax.nn.gelu, approximate=False),
+    'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+EPSILON = 1e-6  # of LayerNorm
 UNROLL = 4  # blocks: as shallow a trunk is written out, a fifth faster on CPU than a loop over it
 
 
@@ -59,7 +66,7 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """x [..., d] -> [..., d], statistics in float32, the result in x's dtype."""
 
-    def __init__(self, width, *, epsilon=1e-6):
+    def __init__(self, width, *, epsilon=EPSILON):
         self.scale = nnx.Param(jnp.ones((width,)))
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.epsilon = epsilon
@@ -71,16 +78,22 @@ class LayerNorm(nnx.Module):
         return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
-@partial(jax.checkpoint, prevent_cse=False)
-def gelu_linear(linear, x):
-    """linear(gelu(x)); for the backward pass only x is kept, where plain gelu keeps six such."""
-    return linear(jax.nn.gelu(x))
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+def activated(activation, linear, x):
+    """linear(activation(x)); for the backward pass only x is kept, where plain gelu keeps six."""
+    return linear(ACTIVATIONS[activation](x))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width."""
+    """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width.
 
-    def __init__(self, width, heads, *, implementation, split, causal, dtype, rngs):
+    rotary: queries and keys are turned by their places, see `positions.turned`.
+    """
+
+    def __init__(
+        self, width, heads, *, implementation='dense', split='auto', causal=False, rotary=False,
+        dtype, rngs,
+    ):  # fmt: skip
         f = width // heads
         std = width**-0.5
         self.qkv = nnx.Param(std * jax.random.normal(rngs.params(), (width, 3, heads, f)))
@@ -88,32 +101,45 @@ class Attention(nnx.Module):
         self.out = nnx.Param(std * jax.random.normal(rngs.params(), (heads, f, width)))
         self.out_bias = nnx.Param(jnp.zeros((width,)))
         self.implementation, self.split = implementation, split
-        self.causal, self.dtype = causal, dtype
+        self.causal, self.rotary, self.dtype = causal, rotary, dtype
 
     def __call__(self, x, lengths=None):
         x = x.astype(self.dtype)
         qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
-        qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        query, key, value = qkv + self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        if self.rotary:
+            query, key = turned(query), turned(key)
         y = attend(
-            *qkv, implementation=self.implementation, split=self.split, lengths=lengths,
-            causal=self.causal,
+            query, key, value, implementation=self.implementation, split=self.split,
+            lengths=lengths, causal=self.causal,
         )  # fmt: skip
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)
 
 
 class Block(nnx.Module):
-    """x [b, n, d] -> [b, n, d]: attention, then an MLP of 4 d, each on a normalised copy."""
+    """x [b, n, d] -> [b, n, d]: attention, then an MLP, each on a normalised copy.
 
-    def __init__(self, width, heads, *, implementation, split, causal, dtype, rngs):
-        self.norm_1 = LayerNorm(width)
-        self.attention = Attention(
-            width, heads, implementation=implementation, split=split, causal=causal, dtype=dtype,
-            rngs=rngs,
-        )  # fmt: skip
-        self.norm_2 = LayerNorm(width)
-        self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
+    Args:
+      activation: of the MLP, by its name in ACTIVATIONS. mlp_width: its hidden values; 0: 4 d.
+      attention: what `Attention` takes besides.
+    """
+
+    def __init__(
+        self, width, heads, *, activation='gelu', norm_epsilon=EPSILON, mlp_width=0, dtype, rngs,
+        **attention,
+    ):  # fmt: skip
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f'activation is {activation!r}; it must be one of {", ".join(ACTIVATIONS)}'
+            )
+        mlp_width = mlp_width or 4 * width
+        self.norm_1 = LayerNorm(width, epsilon=norm_epsilon)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs, **attention)
+        self.norm_2 = LayerNorm(width, epsilon=norm_epsilon)
+        self.up = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
+        self.down = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, x, lengths=None, *, in_parts=False):
         """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
@@ -121,28 +147,28 @@ class Block(nnx.Module):
         return x + (parts.over_tokens(self._mlp, x) if in_parts else self._mlp(x))
 
     def _mlp(self, x):
-        return gelu_linear(self.down, self.up(self.norm_2(x)))
+        return activated(self.activation, self.down, self.up(self.norm_2(x)))
 
 
 class Trunk(nnx.Module):
-    """`depth` blocks and a last LayerNorm, x [b, n, d] -> [b, n, d]."""
+    """`depth` blocks and a last LayerNorm, x [b, n, d] -> [b, n, d].
 
-    def __init__(
-        self, width, depth, heads, *, implementation, split='auto', causal, remat, dtype, rngs
-    ):
+    Args:
+      remat: a name in REMAT. block: what `Block` takes besides.
+    """
+
+    def __init__(self, width, depth, heads, *, remat, norm_epsilon=EPSILON, rngs, **block):
         if remat not in REMAT:
             raise ValueError(
                 f'model.video.remat is {remat!r}; it must be one of {", ".join(REMAT)}'
             )
 
-        def block(key):
-            return Block(
-                width, heads, implementation=implementation, split=split, causal=causal,
-                dtype=dtype, rngs=nnx.Rngs(params=key),
-            )  # fmt: skip
+        def one(key):
+            rngs = nnx.Rngs(params=key)
+            return Block(width, heads, norm_epsilon=norm_epsilon, rngs=rngs, **block)
 
-        self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
-        self.norm = LayerNorm(width)
+        self.blocks = jax.vmap(one)(jax.random.split(rngs.params(), depth))
+        self.norm = LayerNorm(width, epsilon=norm_epsilon)
         self.remat, self.depth = remat, depth
 
     def __call__(self, x, lengths=None, *, num_frozen=0, axis=None):

@@ -8,11 +8,10 @@ image and tubelet stems over one trunk, mean pooling).
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit.models.layers import Linear, Trunk
+from long_vivit.models.layers import EPSILON, LayerNorm, Linear, Trunk
+from long_vivit.models.pool import POOLS, MapPool, num_cls
 from long_vivit.models.positions import Positions
-from long_vivit.sharding import SEQ
-
-POOLS = ('mean', 'cls')
+from long_vivit.sharding import SEQ, axis_size
 
 
 class VideoEncoder(nnx.Module):
@@ -27,12 +26,20 @@ class VideoEncoder(nnx.Module):
       patch: pixels along a patch side. tubelet: frames in a tubelet; 1 builds no tubelet stem.
       attention, split: the implementation and how devices along `seq` share it, see
         `long_vivit.models.attention.attend`.
-      pool: 'mean' over all given tokens (the paper), or 'cls', a learnt token's output.
+      pool: 'mean' over all given tokens (the paper), 'cls', a learnt token's output, or 'map', a
+        learnt probe's look at all tokens (`long_vivit.models.pool`).
+      cls_repeat: several copies of the learnt token, see `num_cls`; False: one, however long the
+        video is.
+      positions: 'split' or 'joint', see `long_vivit.models.positions`.
+      norm_input: a LayerNorm before the first block. head: False: z is the pooled vector itself,
+        whose width must be e.
+      mlp: activation and mlp_width of the blocks and of the probe's MLP, see `layers.Block`.
     """
 
     def __init__(
         self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
-        remat, dtype, rngs,
+        remat, dtype, rngs, cls_repeat=False, positions='split', norm_input=False,
+        norm_epsilon=EPSILON, head=True, **mlp,
     ):  # fmt: skip
         if pool not in POOLS:
             raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
@@ -41,14 +48,21 @@ class VideoEncoder(nnx.Module):
         self.tubelet_embed = (
             Linear(tubelet * pixels, width, dtype=dtype, rngs=rngs) if tubelet > 1 else None
         )
-        self.positions = Positions(grid, width, rngs=rngs)
+        self.positions = Positions(grid, width, kind=positions, rngs=rngs)
         self.cls = nnx.Param(jnp.zeros((width,))) if pool == 'cls' else None
+        self.norm_input = LayerNorm(width, epsilon=norm_epsilon) if norm_input else None
+        mlp |= {'norm_epsilon': norm_epsilon, 'dtype': dtype, 'rngs': rngs}
         self.trunk = Trunk(
             width, depth, heads, implementation=attention, split=split, causal=False, remat=remat,
-            dtype=dtype, rngs=rngs,
+            **mlp,
         )  # fmt: skip
-        self.head = Linear(width, embed, bias=False, rngs=rngs)
-        self.dtype = dtype
+        self.map = MapPool(width, heads, **mlp) if pool == 'map' else None
+        if not head and embed != width:
+            raise ValueError(
+                f'model.embed is {embed}, but without model.video.head it must be the width {width}'
+            )
+        self.head = Linear(width, embed, bias=False, rngs=rngs) if head else None
+        self.cls_repeat, self.dtype = cls_repeat, dtype
 
     def tokens(self, patches, where):
         """Patches with their positions, before the trunk: [b, k, d]."""
@@ -60,19 +74,40 @@ class VideoEncoder(nnx.Module):
             )
         embed = self.image_embed if is_image else self.tubelet_embed
         # Tubelets of one frame look like images: then the table tells whether there are times.
-        still = is_image and (self.tubelet_embed is not None or len(self.positions.time) == 1)
+        still = is_image and (self.tubelet_embed is not None or self.positions.grid[0] == 1)
         x = embed(patches.astype(self.dtype) / 127.5 - 1)  # 0..255 -> -1..1
         return x + self.positions(where, still=still).astype(self.dtype)
 
     def __call__(self, patches, where, *, num_frozen=0):
         """`num_frozen`: how many first blocks (and the stems) get no gradient."""
-        x = self.tokens(patches, where)
+        x, lengths = self.tokens(patches, where), None
         if self.cls is not None:
-            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
-            x = jnp.concatenate([cls, x], axis=1)
-        x = self.trunk(x, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
-        x = x.mean(1) if self.cls is None else x[:, 0]
-        return unit(self.head(x))
+            x, lengths = self._with_cls(x)
+        if self.norm_input is not None:
+            x = self.norm_input(x)
+        x = self.trunk(x, lengths, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
+        x = self._pooled(x)
+        return unit(x if self.head is None else self.head(x))
+
+    def _pooled(self, x):
+        if self.map is not None:
+            return self.map(x)
+        return x.mean(1) if self.cls is None else x[:, 0]
+
+    def _with_cls(self, x):
+        """The learnt token and its copies before the patches [b, k, d]; the lengths for `Trunk`.
+
+        Where the tokens are split over devices they are padded, so that they divide: then their
+        lengths are told.
+        """
+        b, k, d = x.shape
+        count = num_cls(k, self.positions.grid) if self.cls_repeat else 1
+        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (b, count, d))
+        x = jnp.concatenate([cls, x], axis=1)
+        n = count + k
+        if pad := -n % axis_size(SEQ):
+            return jnp.pad(x, [(0, 0), (0, pad), (0, 0)]), jnp.full((b,), n, jnp.int32)
+        return x, None
 
 
 def unit(x):

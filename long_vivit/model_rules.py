@@ -1,0 +1,108 @@
+"""What the section `model` of a configuration may hold: the part of rules.py that is about it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from long_vivit.allowed import at_least, one_of, positive
+
+
+class Size(NamedTuple):
+    """A transformer's shape."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+SIZES = {
+    'Ti': Size(192, 12, 3),
+    'S': Size(384, 12, 6),
+    'B': Size(768, 12, 12),
+    'L': Size(1024, 24, 16),
+}
+ACTIVATIONS = ('gelu', 'gelu_erf', 'quick_gelu')
+
+MODEL_RULES = {
+    'model.video.size': one_of(*SIZES, 'custom'),
+    'model.video.patch': at_least(1),
+    'model.video.tubelet': at_least(1),
+    'model.video.pool': one_of('mean', 'cls', 'map'),
+    'model.video.activation': one_of(*ACTIVATIONS),
+    'model.video.norm_epsilon': positive,
+    'model.video.mlp_width': at_least(0),
+    'model.video.positions': one_of('split', 'joint'),
+    'model.video.remat': one_of('none', 'dots', 'attention', 'full', 'offload'),
+    'model.text.width': at_least(1),
+    'model.text.depth': at_least(1),
+    'model.text.heads': at_least(1),
+    'model.text.length': at_least(0),
+    'model.text.kind': one_of('bidirectional', 'causal', 'padded'),
+    'model.text.activation': one_of(*ACTIVATIONS),
+    'model.text.norm_epsilon': positive,
+    'model.text.mlp_width': at_least(0),
+    'model.text.positions': one_of('learned', 'rotary'),
+    'model.text.stretch': one_of('kps', 'interpolate'),
+    'model.text.keep': at_least(-1),
+    'model.embed': at_least(1),
+    'model.dtype': one_of('float32', 'bfloat16'),
+    'model.attention': one_of('auto', 'blockwise', 'dense', 'cudnn', 'splash'),
+    'model.sequence': one_of('auto', 'ulysses', 'ring'),
+}
+
+
+def model_faults(config: dict) -> Iterator[str]:
+    """Widths, depths and heads of the encoders, and choices that do not go together."""
+    video, text = config['model']['video'], config['model']['text']
+    size = SIZES.get(video['size'])
+    for field in Size._fields:
+        value = video[field]
+        if size and value not in (0, getattr(size, field)):
+            yield (
+                f'model.video.{field}: {value} contradicts size {video["size"]!r}, which has '
+                f"{getattr(size, field)}; set it to 0, or the size to 'custom'."
+            )
+        elif video['size'] == 'custom' and value < 1:
+            yield f"model.video.{field}: {value} with size 'custom'; it must be at least 1."
+    width, embed = size.width if size else video['width'], config['model']['embed']
+    if not video['head'] and embed != width:
+        yield (
+            f'model.video.head: False, but model.embed = {embed} is not the width {width} of the '
+            'video encoder; make them equal, or set it to True.'
+        )
+    attention = config['model']['attention']
+    if config['model']['sequence'] == 'ring' and attention not in ('auto', 'blockwise'):
+        yield (
+            f"model.sequence: 'ring' computes in blocks of its own, not as model.attention = "
+            f"{attention!r} says; set that to 'blockwise', or this to 'auto'."
+        )
+    for name, tower in (('video', video), ('text', text)):
+        if tower['heads'] > 0 and tower['width'] % tower['heads']:
+            yield (
+                f'model.{name}.width: {tower["width"]} is not divisible by '
+                f'model.{name}.heads = {tower["heads"]}.'
+            )
+    yield from position_faults(text)
+
+
+def position_faults(text: dict) -> Iterator[str]:
+    """Positions of the text that do not go with the rest of the text encoder."""
+    if text['stretch'] == 'interpolate' and text['keep'] > 0:
+        yield (
+            f"model.text.keep: {text['keep']} rows with model.text.stretch = 'interpolate', which "
+            "moves all; set this to 0, or that to 'kps'."
+        )
+    if text['positions'] != 'rotary':
+        return
+    for field in ('keep', 'length'):
+        if text[field] > 0:
+            yield (
+                f'model.text.{field}: {text[field]} rows of a table, which '
+                "model.text.positions = 'rotary' has not; set it to 0."
+            )
+    if text['kind'] == 'padded':
+        yield "model.text.positions: 'rotary' with kind 'padded', which takes the table's last row."
+    if text['heads'] > 0 and text['width'] // text['heads'] % 2:
+        yield (
+            f'model.text.heads: {text["heads"]} of {text["width"] // text["heads"]} values each; '
+            "positions 'rotary' turns pairs of values, which needs an even number."
+        )

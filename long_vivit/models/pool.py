@@ -1,0 +1,55 @@
+"""From the tokens of a video to one vector of their width."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from long_vivit.models.blockwise import product
+from long_vivit.models.layers import EPSILON, Attention, LayerNorm, Linear, activated
+
+POOLS = ('mean', 'cls', 'map')
+
+
+def num_cls(k, grid):
+    """How many copies of the learnt token stand beside `k` patches of a grid (t, h, w): int >= 1.
+
+    An image has one for h * w patches. With as many for each time slice the token weighs as much
+    against the patches, so that a still video comes out as its frame does.
+    """
+    return max(1, round(k / (grid[1] * grid[2])))
+
+
+class MapPool(nnx.Module):
+    """Attention of a learnt probe, then an MLP on a normalised copy: x [b, n, d] -> float32 [b, d].
+
+    The head of SigLIP (arXiv 2303.15343), from "Scaling Vision Transformers" (arXiv 2106.04560,
+    section 3.2). Its one row of weights for each head is split over devices as the tokens are.
+    """
+
+    def __init__(
+        self, width, heads, *, activation='gelu', norm_epsilon=EPSILON, mlp_width=0, dtype, rngs
+    ):
+        mlp_width = mlp_width or 4 * width
+        self.probe = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,)))
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=norm_epsilon)
+        self.up = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
+        self.down = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
+        self.activation, self.dtype = activation, dtype
+
+    def __call__(self, x):
+        own = self.attention
+        probe, qkv, bias, out, out_bias = (
+            leaf[...].astype(self.dtype)
+            for leaf in (self.probe, own.qkv, own.qkv_bias, own.out, own.out_bias)
+        )
+        query = jnp.einsum('d,dmf->mf', probe, qkv[:, 0]) + bias[0]
+        query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+        key, value = (
+            jnp.einsum('bnd,dmf->bnmf', x.astype(self.dtype), qkv[:, i]) + bias[i] for i in (1, 2)
+        )
+        weights = jax.nn.softmax(product('mf,bnmf->bmn', query, key))
+        y = product('bmn,bnmf->bmf', weights.astype(self.dtype), value).astype(self.dtype)
+        y = jnp.einsum('bmf,mfd->bd', y, out) + out_bias
+        y = y + activated(self.activation, self.down, self.up(self.norm(y)))
+        return y.astype(jnp.float32)

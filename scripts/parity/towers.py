@@ -1,0 +1,95 @@
+"""What the families of `make parity` share: rows of the table, inputs, the comparison of towers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import long_vivit
+from long_vivit.inputs import patches
+from long_vivit.retrieval import encode_patches
+
+LIMIT = 1e-4  # of embeddings of unit length, and of logits over their scale
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    size: str
+    tower: str
+    difference: float
+    limit: float = LIMIT
+
+    @property
+    def failed(self):
+        """True above the limit, and for NaN."""
+        return not self.difference <= self.limit
+
+    def __str__(self):
+        sign = '  ABOVE' if self.failed else ''
+        return f'{self.size:44} {self.tower:22} {self.difference:10.1e}  {self.limit:g}{sign}'
+
+
+def images(count, side, seed=0):
+    """uint8 [count, side, side, 3]: noise with a different mean for each image."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(40, 215, (count, 1, 1, 3))
+    return np.clip(level + 40 * rng.standard_normal((count, side, side, 3)), 0, 255).astype('u1')
+
+
+def normalised(frames, mean, std):
+    """What the reference takes: uint8 [b, h, w, 3] -> float32 [b, 3, h, w], by mean and std."""
+    pixels = (frames / 255 - np.asarray(mean)) / np.asarray(std)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def gap(ours, theirs):
+    """The largest absolute difference of two arrays of one shape."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float(np.abs(ours - theirs).max())
+
+
+def unit(x):
+    """Rows of length 1."""
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def encode_frames(loaded, frames):
+    """z_video of uint8 frames [b, t, h, w, 3] as they are: no cropping, no sampling."""
+    where = patches.choose(loaded.view.mask_kind, loaded.view.grid, 0.0, None)
+    cut = [patches.patchify(f, where, loaded.view.tubelet, loaded.view.patch) for f in frames]
+    rows = np.broadcast_to(where, (len(cut), *where.shape))
+    return np.asarray(encode_patches(loaded.model, np.stack(cut), rows))
+
+
+def logits(loaded, z_video, z_text):
+    """The logits of all pairs, [video, text]."""
+    model = loaded.model
+    bias = 0.0 if model.logit_bias is None else float(model.logit_bias[...])
+    return np.exp(float(model.log_scale[...])) * z_video @ z_text.T + bias
+
+
+def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0):
+    """Rows of one model: image, still video, text, logits.
+
+    Args:
+      frames: uint8 [b, side, side, 3]. texts: n strings.
+      reference: {'image': [b, e], 'text': [n, e] or absent, 'logits': [b, n] or absent}, of unit
+        length as the reference computes them.
+    """
+    loaded = long_vivit.load(init, pixels=pixels, text_length=text_length)
+    z = encode_frames(loaded, frames[:, None])
+    yield Row(size, 'image', gap(z, reference['image']))
+    for num_frames in (2, 16):
+        video = long_vivit.load(init, frames=num_frames, tubelet=2, pixels=pixels)
+        still = np.repeat(frames[:1, None], num_frames, axis=1)
+        yield Row(size, f'still of {num_frames} frames', gap(encode_frames(video, still), z[:1]),
+                  1e-5)  # fmt: skip
+    if 'text' in reference:
+        z_text = loaded.encode_text(texts)
+        yield Row(size, 'text', gap(z_text, reference['text']))
+        if 'logits' in reference:
+            scale = np.exp(float(loaded.model.log_scale[...]))
+            ours = logits(loaded, z, z_text)
+            yield Row(size, 'logits / scale', gap(ours / scale, reference['logits'] / scale))
