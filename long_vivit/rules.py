@@ -180,7 +180,7 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         )
     if config['model']['text']['kind'] == 'padded' and stage['text_buckets']:
         yield (
-            f"{path}text_buckets: {stage['text_buckets']}, but model.text.kind 'padded' reads every "
+            f"{path}text_buckets: {stage['text_buckets']}, but model.text.kind 'padded' reads each "
             'place of every text; set it to ().'
         )
     yield from loss_rules.stage_faults(config, name)
