@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, optim
+from long_vivit import flops, long_text, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.losses import components, form
@@ -89,7 +89,7 @@ def model(run, stage, vocab, key):
             'kind': text.kind,
             'remat': video.remat,
             'dtype': dtype,
-            'buckets': getattr(stage, 'text_buckets', ()),
+            'buckets': long_text.buckets_of(stage),
             **chosen(text, TEXT_CHOICES),
         },
         embed=run.model.embed,
@@ -128,30 +128,10 @@ def order_tables(run, stage, flat):
     joint = flat.get('video/positions/joint')
     video = {'time': time} if joint is None else {'joint': joint + time[:, None, None]}
     fresh = {f'video/positions/{name}': table for name, table in video.items()}
-    if 'text/positions' in flat and not kept_rows(run, stage):
+    if 'text/positions' in flat and not long_text.kept_rows(run, stage):
         rows = run.model.text.length or stage.text_length
         fresh['text/positions'] = LOUD * waves(rows, run.model.text.width)
     return fresh
-
-
-def kept_rows(run, stage):
-    """{name: first rows} that do not change in a stage, for `optim.make`; {} where all are trained.
-
-    A stage that starts from nothing has no rows worth keeping. It is told by the configuration, not
-    by the weights, so that it holds after any saving, loading and going on.
-    """
-    text = vars(run.model.text)  # runs of before lack some fields
-    keep = text.get('keep', -1) if text.get('stretch') == 'kps' else 0
-    starts = bool(run.init) or stage.name != run.stages[0].name
-    return {'text/positions': keep} if starts and keep > 0 else {}
-
-
-def stretch_keep(run):
-    """The `keep` of `warm_start`, as model.text says."""
-    text = vars(run.model.text)
-    if text.get('stretch') == 'interpolate':
-        return 0
-    return None if text.get('keep', -1) < 0 else text['keep']
 
 
 def stage_key(run, stage):
@@ -169,7 +149,7 @@ def training(run, stage, vocab):
         b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
         weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
-        kept_rows=kept_rows(run, stage),
+        kept_rows=long_text.kept_rows(run, stage),
     )  # fmt: skip
 
     def init(params=None):
@@ -249,8 +229,11 @@ def batch_like(run, stage):
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
-def step_flops(run, stage, *, batch, num_patches, patch_values):
-    """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`."""
+def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
+    """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`.
+
+    text_tokens: what is read of a text, the mean; 0: the stage's text_length.
+    """
     video, text = run.model.video, run.model.text
     video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
     tokens = num_patches
@@ -263,7 +246,8 @@ def step_flops(run, stage, *, batch, num_patches, patch_values):
             video_has.get('mlp_width', 0),
         ),
         flops.Tower(
-            text.width, text.depth, stage.text_length, text.depth, text_has.get('mlp_width', 0)
+            text.width, text.depth, text_tokens or stage.text_length, text.depth,
+            text_has.get('mlp_width', 0),
         ),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
         probe=video.pool == 'map', head=video_has.get('head', True),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from long_vivit import chips, hosts, layout, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints, read_flat
 from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
@@ -171,8 +171,9 @@ class Loop:
         b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
         self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
-            self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values
-        )
+            self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values,
+            text_tokens=long_text.tokens_read(self.stage, batch['lengths']),
+        )  # fmt: skip
         self.running = watch, (b, b * k, flops)
 
     def end_running(self, first=False):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from long_vivit import config, recipe, weights
+from long_vivit import config, long_text, recipe, weights
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.names import flatten
 from long_vivit.stage import taught
@@ -51,7 +51,7 @@ def start_params(run, stage, workdir, vocab):
 def fitted(run, flat, like):
     """`warm_start` as model.text has it: how positions are stretched, or that there is no table."""
     if 'text/positions' in like or 'text/positions' not in flat:
-        return warm_start(flat, like, keep=recipe.stretch_keep(run))
+        return warm_start(flat, like, keep=long_text.stretch_keep(run))
     adapted = warm_start(flat, like, drop=['text/positions'])
     why = 'model.text.positions is rotary: where words stood is to be learnt anew'
     return adapted._replace(lines=[why, *adapted.lines])

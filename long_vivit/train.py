@@ -16,7 +16,7 @@ import contextlib
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, recipe, start
+from long_vivit import command_line, hardware, hosts, long_text, recipe, start
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
@@ -101,7 +101,10 @@ def teach_all(tools, sources):
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
     with jax.set_mesh(tools.mesh):
-        lines = recipe.loss_in_words(tools.run, stage), recipe.loss_warning(tools.run, stage)
+        lines = [
+            words(tools.run, stage)
+            for words in (recipe.loss_in_words, recipe.loss_warning, long_text.in_words)
+        ]
     for line in filter(None, lines):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))

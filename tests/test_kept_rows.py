@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import long
-from long_vivit import config, recipe, train
+from long_vivit import config, long_text, train
 from long_vivit.checkpoints import read_flat
 from tests import tiny_run
 
@@ -52,8 +52,8 @@ def test_kept_rows_never_change_and_the_others_do(taught):
 
 def test_the_stage_that_starts_from_nothing_trains_all_rows(taught, tiny_stories):
     run = run_of(tiny_stories, taught)
-    assert recipe.kept_rows(run, run.stages[0]) == {}
-    assert recipe.kept_rows(run, run.stages[1]) == {'text/positions': KEEP}
+    assert long_text.kept_rows(run, run.stages[0]) == {}
+    assert long_text.kept_rows(run, run.stages[1]) == {'text/positions': KEEP}
     flat = read_flat(tiny_run.checkpoints(taught, 'short')[2])
     moments = [name for name in flat if name.endswith('mu/text/positions')]
     assert [flat[name].shape for name in moments] == [(16, 16)]
@@ -133,6 +133,6 @@ def test_how_a_table_is_stretched_by_the_configuration(tiny_stories, tmp_path):
         ({'model__text__keep': -1}, None), ({'model__text__keep': 0}, 0), ({}, KEEP),
         ({'model__text__keep': -1, 'model__text__stretch': 'interpolate'}, 0),
     ):  # fmt: skip
-        assert recipe.stretch_keep(run_of(tiny_stories, tmp_path, **changes)) == keep
+        assert long_text.stretch_keep(run_of(tiny_stories, tmp_path, **changes)) == keep
     run = run_of(tiny_stories, tmp_path, model__text__keep=-1)
-    assert recipe.kept_rows(run, run.stages[1]) == {}
+    assert long_text.kept_rows(run, run.stages[1]) == {}
