@@ -248,5 +248,5 @@ def test_a_run_of_two_branches(tiny_stories, tmp_path, quick_compilation, one_de
         assert 1e-3 < line['removed'] < 0.9 and line['skipped'] == 0
         assert 0.5 * line['loss_short'] < line['loss']
         assert 0 <= line['cut_short_texts'] <= 1
-    with_images = [line['tokens_per_s'] / line['clips_per_s'] for line in curves]
+    with_images = [line['tokens_per_s'] / line['clips_per_s'] for line in curves[1:]]
     assert len({round(x) for x in with_images}) == 2
