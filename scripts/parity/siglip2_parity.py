@@ -7,8 +7,7 @@ import numpy as np
 import tokenizers
 import torch
 import towers
-from clip_parity import loud
-from tokens_parity import TEXTS, strings
+from strings import TEXTS, strings
 from transformers import Siglip2Tokenizer, SiglipConfig, SiglipModel
 
 from long_vivit.inputs.text import Tokenizer
@@ -111,7 +110,7 @@ def check(folder):
 
 def save(folder: Path, made, fields, seed):
     """A model with random weights, saved as Hugging Face does -> the model."""
-    model = loud(SiglipModel(config(len(made), **fields)), seed)
+    model = towers.loud(SiglipModel(config(len(made), **fields)), seed)
     model.save_pretrained(folder)
     made.save_pretrained(folder)
     mean = {'image_mean': [fields.get('mean', 0.5)] * 3, 'image_std': [0.5] * 3}
