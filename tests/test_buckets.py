@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from long_vivit import layout, optim, sharding
 from long_vivit.models import buckets
 from long_vivit.models.text import TextEncoder
-from long_vivit.names import flatten
+from long_vivit.names import flatten, unflatten
 from long_vivit.retrieval import embed_texts
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -24,11 +24,22 @@ LENGTHS = (22, 205, 32, 33, 2, 77, 78, 248, 247, 31, 12, 100)  # 20 and 200 word
 
 
 def encoder(buckets=(), length=LONGEST, **changes):
+    """A text encoder; its numbers come from numpy, which has nothing to compile."""
     fields = {
         'vocab': 50, 'length': length, 'position_scale': 0.3, 'width': 16, 'depth': 2, 'heads': 2,
         'embed': 8, 'kind': 'bidirectional', 'remat': 'none', 'dtype': jnp.float32,
     }  # fmt: skip
-    return TextEncoder(**fields | changes, buckets=buckets, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        lambda: TextEncoder(**fields | changes, buckets=buckets, rngs=nnx.Rngs(0))
+    )
+    drawn = {
+        name: jnp.asarray(
+            name.endswith('scale') + 0.25 * rng.standard_normal(leaf.shape), 'float32'
+        )
+        for name, leaf in flatten(shapes).items()
+    }
+    return unflatten(shapes, drawn)
 
 
 def texts(lengths, longest=LONGEST):
@@ -39,12 +50,9 @@ def texts(lengths, longest=LONGEST):
 
 @pytest.mark.parametrize(
     'fields',
-    [
-        {'kind': 'causal'}, {'remat': 'full'}, {'positions': 'rotary'},
-        {'kind': 'causal', 'positions': 'rotary', 'activation': 'quick_gelu'},
-    ],
-    ids=lambda f: ' '.join(f.values()),
-)  # fmt: skip
+    [{'kind': 'causal'}, {'positions': 'rotary', 'remat': 'full', 'depth': 1}],
+    ids=lambda f: ' '.join(map(str, f.values())),
+)
 def test_the_vectors_and_gradients_are_those_of_the_whole_length(fields):
     tokens, lengths = texts(LENGTHS)
     aim = np.random.default_rng(1).standard_normal((len(lengths), 8)).astype(np.float32)
@@ -66,13 +74,14 @@ def test_the_vectors_and_gradients_are_those_of_the_whole_length(fields):
 def test_alone_and_among_long_ones_a_text_has_the_same_vector():
     """The first two are of 20 and 200 words; alone they are cut to their own length."""
     tokens, lengths = texts(LENGTHS[:2])
-    z = jax.jit(encoder(BUCKETS).__call__)(tokens, lengths)
+    one = encoder(BUCKETS, depth=1)
+    z = jax.jit(lambda *texts: one(*texts), compiler_options=FAST)(tokens, lengths)
     for row, length in enumerate(lengths):
-        alone = encoder()(tokens[row : row + 1, :length], lengths[row : row + 1])
+        alone = encoder(depth=1)(tokens[row : row + 1, :length], lengths[row : row + 1])
         np.testing.assert_allclose(z[row], alone[0], rtol=0, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.lists(st.integers(2, 50), min_size=1, max_size=16))
 def test_each_row_goes_as_far_as_its_group_needs(lengths):
     """The encoder here says how much it was given; the order of the rows comes back."""
@@ -151,7 +160,7 @@ def one_device():
 
 @pytest.mark.parametrize(
     ('spec', 'micro_batch'),
-    [('data=8', 0), ('dcn=2,data=2,tensor=2', 0), ('data=2,fsdp=2,tensor=2', 8)],
+    [('data=8', 0), ('data=2,fsdp=2,tensor=2', 8)],
 )
 def test_training_on_a_mesh_is_that_of_one_device_without_buckets(one_device, spec, micro_batch):
     """With a broken clip, equal captions, split parameters, and parts of a batch."""
@@ -184,8 +193,10 @@ def test_scoring_gives_the_vectors_in_the_order_of_the_texts():
         def __init__(self, text):
             self.text = text
 
-    found, num_cut = embed_texts(Dual(encoder(BUCKETS)), Words(), given, length=160, batch=4)
+    found, num_cut = embed_texts(
+        Dual(encoder(BUCKETS, depth=1)), Words(), given, length=160, batch=4
+    )
     tokens = Words().encode(given, 160)
-    wanted = encoder()(tokens.ids, tokens.lengths)
+    wanted = encoder(depth=1)(tokens.ids, tokens.lengths)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
     assert num_cut == 1
