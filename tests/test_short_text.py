@@ -175,6 +175,8 @@ def test_what_a_run_says_of_it(tmp_path):
     )
     assert warning.endswith(ways + 'to 0')
     assert said(4, loss__components=1)[1] == ''
+    hopeless = said(4, loss__components_scope='local', loss__components=7)[1]
+    assert "'global'" not in hopeless and 'stages.long.batch to 36 or more' in hopeless
 
 
 def test_the_plan_sees_the_second_text(tmp_path):

@@ -94,7 +94,7 @@ def warning(components, scope, stage, e):
         return ''
     num = stage.batch // rows
     ways = [f'stages.{stage.name}.batch to {(components + 2) * num} or more']
-    if num > 1:
+    if num > 1 and components < most(stage.batch, e):
         ways.append("loss.components_scope to 'global'")
     ways.append(f'loss.components below {most(rows, e)}' if rows > 2 else 'loss.components to 0')
     return (
