@@ -12,6 +12,9 @@ ARGS ?=
 python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 ready_dev := $(VENV)/.ready-dev
+PARITY_VENV ?= .venv-parity
+parity_python := $(PARITY_VENV)/bin/python
+ready_parity := $(PARITY_VENV)/.ready
 stories := data/built/shape_stories/tokenizer.json
 pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_info[1], 12))').txt
 
@@ -19,7 +22,9 @@ pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_
 .DELETE_ON_ERROR:
 BENCH ?= masking attention loss memory reading decoding
 
-.PHONY: help setup setup-dev data train test bench lint format constraints clean
+PARITY ?=
+
+.PHONY: help setup setup-dev data train test parity bench lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +40,9 @@ train: $(stories)  ## teach the small recipe (CONFIG=configs/long.py, ARGS='--co
 
 test: $(ready_dev)  ## run the tests (TESTS=tests/test_config.py for some)
 	$(python) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+
+parity: $(ready_parity)  ## hold weights of others against where they come from (PARITY=clip for some)
+	$(parity_python) scripts/parity/run.py $(PARITY) $(ARGS)
 
 bench: $(ready)  ## measure speed and memory (BENCH=loss for some of scripts/bench)
 	@for name in $(BENCH); do echo "== $$name"; $(python) scripts/bench/$$name.py $(ARGS) || exit; done
@@ -55,16 +63,16 @@ constraints:  ## refresh constraints/ for PYTHON with the newest versions that r
 	&& { sed -n '/^#/p' "$$file"; "$$scratch/bin/python" -m pip freeze; } > "$$scratch/new" \
 	&& cp "$$scratch/new" "$$file" && echo "wrote $$file"
 
-clean:  ## remove the environment, the built data and caches; runs/ stays
-	rm -rf $(VENV) data/built .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environments, the built data and caches; runs/ stays
+	rm -rf $(VENV) $(PARITY_VENV) data/built .pytest_cache .ruff_cache .hypothesis
 	find configs data long_vivit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(python):
+$(python) $(parity_python):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	|| { found=$$($(PYTHON) --version 2>/dev/null | head -n 1); \
 	  echo "error: $(PYTHON) is $${found:-no working Python}; 3.11, 3.12 or 3.13 is needed." \
 	    "Name one: make setup PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@:%/bin/python=%)
 
 $(ready): requirements.txt constraints/py311.txt constraints/py312.txt | $(python)
 	$(python) -m pip install --quiet --disable-pip-version-check \
@@ -74,6 +82,11 @@ $(ready): requirements.txt constraints/py311.txt constraints/py312.txt | $(pytho
 $(ready_dev): requirements-dev.txt $(ready)
 	$(python) -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-dev.txt -c $(call pick_constraints,$(python))
+	@touch $@
+
+$(ready_parity): requirements-parity.txt requirements.txt | $(parity_python)
+	$(parity_python) -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-parity.txt -c $(call pick_constraints,$(parity_python))
 	@touch $@
 
 $(stories): | $(ready)

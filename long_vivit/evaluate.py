@@ -2,6 +2,7 @@
 
     python -m long_vivit.evaluate --checkpoint runs/long --data videos:PATH/manifest.jsonl
     python -m long_vivit.evaluate --checkpoint runs/long --data shape_stories/long:test --json
+    python -m long_vivit.evaluate --checkpoint clip:PATH --frames 16 --data videos:...    # untaught
 
 Exit status: 0, or 2 where an argument, a manifest or a video is at fault.
 """
@@ -19,6 +20,8 @@ from long_vivit.perf import keep_freed_memory
 from long_vivit.tables import print_results
 from long_vivit.writers import plain, write_json_atomic
 
+LOOK = ('frames', 'tubelet', 'pixels', 'text_length')
+
 
 def parse(argv=None):
     """The command line."""
@@ -26,7 +29,14 @@ def parse(argv=None):
         prog='python -m long_vivit.evaluate', description=__doc__.split('\n')[0]
     )
     add = parser.add_argument
-    add('--checkpoint', required=True, metavar='WORKDIR', help='the work directory of a run')
+    add(
+        '--checkpoint',
+        required=True,
+        metavar='WORKDIR',
+        help='the work directory of a run, or FAMILY:PATH, weights of others as they are',
+    )
+    for name in LOOK:  # weights of others have no stage that says how they look
+        add(f'--{name}', type=int, default=0, help='of FAMILY:PATH (default: what it is made for)')
     add('--stage', default='', help='a finished stage of it (default: the last one)')
     add('--data', default='', metavar='SPEC', help="data spec (default: the stage's own)")
     add('--images', action='store_true', help='score the data as still images, by the image stem')
@@ -81,7 +91,8 @@ def evaluate(args):
 
 def score(args, weights):
     """(name of the stage, scores and protocol) of one set of weights of the checkpoint."""
-    loaded = inference.load(args.checkpoint, args.stage, weights)
+    look = {name: getattr(args, name) for name in LOOK if getattr(args, name)}
+    loaded = inference.load(args.checkpoint, args.stage, weights, **look)
     run, stage = loaded.run, loaded.stage
     view, spec = loaded.view, args.data or stage.eval
     if args.images:

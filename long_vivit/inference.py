@@ -102,6 +102,8 @@ def load(workdir, stage='', which='', **look):
     is no mean.
     """
     if weights.split(str(workdir)):
+        if stage:
+            raise ValueError(f'{workdir}: these weights have no stage {stage!r}')
         return load_weights(workdir, **look)
     if look:
         raise ValueError(f'{workdir}: {", ".join(look)} are of FAMILY:PATH only')
@@ -134,9 +136,11 @@ def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=1):
     """
     found = weights.describe(init)
     cfg = config.base_config()
-    cfg.init, cfg.run, cfg.model.from_init = init, ('short',), True
-    cfg.model.video.tubelet = tubelet
-    cfg.stages.short.update(
+    name, _ = weights.split(init)
+    cfg.init, cfg.run, cfg.model.from_init = init, (name,), True
+    cfg.model.video.tubelet, cfg.loss.kind = tubelet, found.loss
+    cfg.stages[name] = cfg.stages.short.copy_and_resolve_references()
+    cfg.stages[name].update(
         train='videos:none.jsonl', frames=frames or found.frames, pixels=pixels or found.pixels,
         text_length=text_length or found.text_length or cfg.stages.short.text_length,
     )  # fmt: skip

@@ -76,10 +76,13 @@ def make(run, chip):
 
 def vocabulary(run):
     """(number of token ids, whose it is): the run's tokenizer, or CLIP's where there is none."""
+    from long_vivit import weights
     from long_vivit.inputs.text import Tokenizer
 
+    if weights.split(run.init) and (vocab := weights.describe(run.init).vocab):
+        return vocab, run.init
     file = Path(run.data.tokenizer or Path(run.data.dir) / 'shape_stories' / 'tokenizer.json')
-    if file.is_file():
+    if file.exists():
         return Tokenizer.load(file).vocab_size, str(file)
     return CLIP_VOCAB, f'CLIP, since {file} is not there'
 

@@ -50,7 +50,7 @@ def shaped(run, stage, flat, vocab, drop=()):
     drop: regexes of names to leave out, as of `warm_start`, which may raise ValueError.
     """
     lines = []
-    if stage.frames > 1 and taught_on_images(flat):
+    if stage.frames > 1 and not weights.split(run.init) and taught_on_images(flat):
         fresh = recipe.order_tables(run, stage, flat)
         flat = flat | fresh
         lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
@@ -61,8 +61,8 @@ def shaped(run, stage, flat, vocab, drop=()):
 def taught_on_images(flat):
     """Whether these are parameters of our own stage of images, which learnt no order.
 
-    Those that began as weights of others have texts that are worth keeping. They are known by their
-    table of one time, which is zero and which no stage of images changes.
+    Those that began as weights of others, in another run, have texts that are worth keeping. They
+    are known by their table of one time, which is zero and which no stage of images changes.
     """
     time = flat.get('video/positions/time', np.ones(1))
     return not recipe.knows_order(flat) and bool(np.any(time))

@@ -55,11 +55,17 @@ def clip_clean(text: str) -> str:
     return ' '.join(text.split()).lower()
 
 
+def lower_letters(text: str) -> str:
+    """Lower case letter by letter, as the `tokenizers` library has it: a Σ is no other at the end
+    of a word. Half a surrogate pair, which is no letter, becomes a question mark."""
+    return ''.join(map(str.lower, text.encode(errors='replace').decode()))
+
+
 CLIP = Scheme('CLIP', *CLIP_MARKS, '', clip_clean)
 SCHEMES = (
     CLIP,
     # Gemma's vocabulary as SigLIP 2 was taught with it: lower case, no start, an end, padding.
-    Scheme('SigLIP 2', '', '<eos>', '<pad>', str.lower, ('<bos>',)),
+    Scheme('SigLIP 2', '', '<eos>', '<pad>', lower_letters, ('<bos>',)),
 )
 
 

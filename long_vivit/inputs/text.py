@@ -107,8 +107,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token numbers, the special ones included."""
-        return self._model.get_vocab_size()
+        """One more than the largest token number; special ones count."""
+        return 1 + max(self._model.get_vocab().values())
 
     def encode(self, texts: Sequence[str], length: int) -> Tokens:
         """Token numbers of each text, cut or padded to `length`.

@@ -26,12 +26,14 @@ class Described(NamedTuple):
       tokenizer: a path for `Tokenizer.load`; '' where the family has no text, or no tokenizer lies
         beside the weights.
       vocab: the token numbers that they know; 0 where the family has no text.
+      loss: the loss.kind that they were taught with.
       pixels, frames, text_length: what the weights were made for; 0: the family does not say.
     """
 
     fields: dict[str, Any]
     tokenizer: str = ''
     vocab: int = 0
+    loss: str = 'nce'
     pixels: int = 0
     frames: int = 1
     text_length: int = 0

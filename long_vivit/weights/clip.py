@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit.weights import Described, pairs, rows, tokenizer_of
+from long_vivit.weights import Described, longclip, pairs, rows, tokenizer_of
 from long_vivit.weights.files import open_tensors, read_json
 
 # What a config.json that leaves a field out means by it (transformers, CLIPConfig).
@@ -45,7 +45,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     sizes, lines = sizes_of(path)
     table, tensors = pairs.transformers_rows(sizes), open_tensors(path)
     lines += rows.check(table, tensors, BUFFERS.fullmatch)
-    return pairs.finish(rows.read(table, tensors), sizes), lines
+    params = pairs.finish(rows.read(table, tensors), sizes)
+    return params, lines + longclip.unsure(params['text/positions'])
 
 
 def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
@@ -80,7 +81,7 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
         raise ValueError('\n  '.join([f'{path / "config.json"}:', *faults]))
     mean, std, lines = pixels_of(path)
     return pairs.Sizes(
-        video=_tower(vision), text=_tower(text), patch=vision['patch_size'], side=side,
+        video=tower(vision), text=tower(text), patch=vision['patch_size'], side=side,
         length=text['max_position_embeddings'], vocab=text['vocab_size'],
         embed=config.get('projection_dim', 512), activation=ACTIVATIONS[vision['hidden_act']],
         text_activation=ACTIVATIONS[text['hidden_act']], epsilon=vision['layer_norm_eps'],
@@ -88,20 +89,23 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
     ), lines  # fmt: skip
 
 
-def _tower(part: dict) -> rows.Tower:
+def tower(part: dict) -> rows.Tower:
+    """The sizes in a part of a config.json."""
     return rows.Tower(
         part['hidden_size'], part['num_hidden_layers'], part['num_attention_heads'],
         part['intermediate_size'],
     )  # fmt: skip
 
 
-def pixels_of(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
-    """Mean and standard deviation of the channels, and a line where CLIP's own are assumed."""
+def pixels_of(
+    path: Path, mean=pairs.MEAN, std=pairs.STD
+) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
+    """Mean and standard deviation of the channels, and a line where those given are assumed."""
     for name in ('preprocessor_config.json', 'processor_config.json'):
         if (path / name).is_file():
             found = read_json(path / name)
             found = found.get('image_processor', found)
             if 'image_mean' in found and 'image_std' in found:
                 return tuple(found['image_mean']), tuple(found['image_std']), []
-    line = f"no preprocessor_config.json there: pixels as OpenAI's CLIP has them, mean {pairs.MEAN}"
-    return pairs.MEAN, pairs.STD, [line]
+    line = f'no preprocessor_config.json there: pixels of mean {mean}, deviation {std}'
+    return mean, std, [line]

@@ -17,6 +17,8 @@ from long_vivit.weights.files import Tensors, open_tensors
 from long_vivit.weights.rows import Part, Row
 
 KEPT = 20  # rows of CLIP's table that Long-CLIP keeps
+RATIO, ROWS = 4, 248
+HALF_PRECISION = 2e-3  # of the largest value: the release stretches in float16
 REST = 'positional_embedding_res'
 
 
@@ -45,6 +47,27 @@ def apart(merged: np.ndarray, kept: np.ndarray) -> str:
         f'which differ from the first table by {most:.3g} at most'
     )
     return line + (': nothing was trained there, or lost on the way' if most == 0 else '')
+
+
+def unsure(table: np.ndarray) -> list[str]:
+    """A line where a table [248, d] in other people's layout was stretched and never trained.
+
+    Converters that know one table only keep the first, whose rows from 20 on are CLIP's stretched:
+    three of four lie on the straight line between two others.
+    """
+    if len(table) != ROWS:
+        return []
+    ends, j = table[KEPT:-4:RATIO], np.arange(RATIO)[:, None, None] / RATIO
+    straight = (1 - j) * ends[:-1] + j * ends[1:]
+    given = table[KEPT : KEPT + RATIO * (len(ends) - 1)].reshape(len(ends) - 1, RATIO, -1)
+    off = np.abs(given - straight.swapaxes(0, 1)).max()
+    if off > HALF_PRECISION * np.abs(table).max():
+        return []
+    return [
+        f'text/positions: rows from {KEPT} on are stretched and untrained. Where these are weights '
+        f'of Long-CLIP in another layout, the trained rows ({REST}) were lost on the way: start '
+        'from its own file as longclip:PATH'
+    ]
 
 
 def _opened(path: Path) -> tuple[pairs.Sizes, list[Row], Tensors]:

@@ -68,8 +68,8 @@ class Sizes(NamedTuple):
     def described(self, tokenizer: str) -> Described:
         """What weights of these sizes say of themselves, beside the path of a tokenizer."""
         return Described(
-            self.fields(), tokenizer, self.vocab, pixels=self.side * self.patch,
-            text_length=self.length,
+            self.fields(), tokenizer, self.vocab, 'sigmoid' if self.logit_bias else 'nce',
+            pixels=self.side * self.patch, text_length=self.length,
         )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ def check(rows: Sequence[Row], tensors: Tensors, ignored: Callable[[str], bool])
     for name, shape in wanted.items():
         if name not in there:
             near = difflib.get_close_matches(name, unused, 1)
-            faults.append(f'{name} {list(shape)}: missing' + (f'; nearest: {near[0]}' * bool(near)))
+            hint = f'; nearest: {near[0]}' if near else ''
+            faults.append(f'{name} {list(shape)}: missing{hint}')
         elif there[name] != shape:
             faults.append(f'{name}: {list(there[name])} in the file, {list(shape)} by the config')
     faults += [f'{name} {list(there[name])}: no use for it' for name in unused]

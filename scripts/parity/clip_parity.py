@@ -5,9 +5,12 @@ import json
 import numpy as np
 import torch
 import towers
-from tokens_parity import TEXTS, save_tokenizer
+from strings import TEXTS
+from tokens_parity import save_tokenizer
 from transformers import CLIPConfig, CLIPModel
+from transformers.utils import logging
 
+logging.disable_progress_bar()
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 SIZES = {  # name: sizes of the two towers; heads are 64 wide as in CLIP, or 32 and 80
     'ViT-Ti/32, 64 px, 77 tokens': {},
@@ -34,39 +37,26 @@ def config(image_size=64, patch_size=32, length=77, act='quick_gelu', mlp=4.0, e
     return CLIPConfig(text_config=text | same, vision_config=vision | same, projection_dim=64)
 
 
-def loud(model, seed=0):
-    """Every parameter at a value of its own: as initialised, biases are zero and norms do nothing.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            if name.endswith('logit_scale'):
-                value.fill_(3.0)
-            elif 'norm' in name or 'ln_' in name or name.endswith('bias'):
-                value.add_(0.2 * noise)
-            elif value.ndim > 1 and 'embedding' not in name:
-                value.copy_(noise * value[0].numel() ** -0.5)
-            else:
-                value.copy_(0.5 * noise)
-    return model.eval()
-
-
 def check(folder):
     """See `run.py`."""
     for number, (size, fields) in enumerate(SIZES.items()):
-        place = folder / str(number)
-        cfg = config(**fields)
-        model = loud(CLIPModel(cfg), number)
         # The last one in shards, as large models lie.
-        model.save_pretrained(place, max_shard_size='20MB' if number == len(SIZES) - 1 else '5GB')
-        (place / 'preprocessor_config.json').write_text(
-            json.dumps({'image_mean': MEAN, 'image_std': STD})
-        )
-        ids = save_tokenizer(place, TEXTS, cfg.text_config.max_position_embeddings)
-        side = cfg.vision_config.image_size
-        frames = towers.images(4, side, seed=number)
-        yield from towers.compare(size, f'clip:{place}', frames, TEXTS, reference(model, frames, ids))
+        shard = '20MB' if number == len(SIZES) - 1 else '5GB'
+        model = towers.loud(CLIPModel(config(**fields)), number)
+        place = save(model, folder / str(number), shard)
+        text, vision = model.config.text_config, model.config.vision_config
+        ids = save_tokenizer(place, TEXTS, text.max_position_embeddings)
+        frames = towers.images(4, vision.image_size, seed=number)
+        wanted = reference(model, frames, ids)
+        yield from towers.compare(size, f'clip:{place}', frames, TEXTS, wanted)
+
+
+def save(model, place, shard='5GB'):
+    """The model's folder, as it lies on the hub, without a tokenizer."""
+    model.save_pretrained(place, max_shard_size=shard)
+    pixels = {'image_mean': MEAN, 'image_std': STD}
+    (place / 'preprocessor_config.json').write_text(json.dumps(pixels))
+    return place
 
 
 def reference(model, frames, ids):
@@ -80,3 +70,18 @@ def reference(model, frames, ids):
         'image': out.image_embeds.numpy(), 'text': out.text_embeds.numpy(),
         'logits': out.logits_per_image.numpy(),
     }  # fmt: skip
+
+
+def fixture(folder):
+    """See `run.py`: a CLIP of 600 tokens, the bytes, the first of CLIP's merges, start and end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(folder, [], 77, first=600)
+    vision = {'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2,
+              'num_attention_heads': 2, 'image_size': 16, 'patch_size': 8}  # fmt: skip
+    text = {'hidden_size': 24, 'intermediate_size': 96, 'num_hidden_layers': 2,
+            'num_attention_heads': 3, 'max_position_embeddings': 9, 'vocab_size': 600,
+            'bos_token_id': 598, 'eos_token_id': 599}  # fmt: skip
+    cfg = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    model = towers.loud(CLIPModel(cfg))
+    save(model, folder)
+    towers.save_fixture(folder, 16, 9, 600, lambda *given: reference(model, *given))

@@ -17,6 +17,6 @@ except RuntimeError:
     for _name in ('nms', 'qnms'):
         _library.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 
-import open_clip  # noqa: E402
+import open_clip
 
 __all__ = ['open_clip']

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import long_vivit
 from long_vivit.inputs import patches
 from long_vivit.retrieval import encode_patches
 
-LIMIT = 1e-4  # of embeddings of unit length, and of logits over their scale
+LIMIT = 1e-4  # of embeddings of unit length, and of logits at a scale of 100
 
 
 class Row(NamedTuple):
@@ -27,6 +28,26 @@ class Row(NamedTuple):
     def __str__(self):
         sign = '  ABOVE' if self.failed else ''
         return f'{self.size:44} {self.tower:22} {self.difference:10.1e}  {self.limit:g}{sign}'
+
+
+def loud(model, seed=0):
+    """The torch model with each parameter at a value of its own, in a range that a taught one has.
+
+    As initialised, biases are zero and norms do nothing: what is swapped would not be seen.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            if name.endswith('logit_scale'):
+                value.fill_(np.log(100))
+            elif 'norm' in name or 'ln_' in name or name.endswith('bias'):
+                value.add_(0.2 * noise)
+            elif value.ndim > 1 and 'embedding' not in name:
+                value.copy_(noise * value[0].numel() ** -0.5)
+            else:
+                value.copy_(0.5 * noise)
+    return model.eval()
 
 
 def images(count, side, seed=0):
@@ -70,7 +91,7 @@ def logits(loaded, z_video, z_text):
     return np.exp(float(model.log_scale[...])) * z_video @ z_text.T + bias
 
 
-def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0):
+def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0, still=(2, 16)):
     """Rows of one model: image, still video, text, logits.
 
     Args:
@@ -80,8 +101,9 @@ def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0):
     """
     loaded = long_vivit.load(init, pixels=pixels, text_length=text_length)
     z = encode_frames(loaded, frames[:, None])
+    assert gap(z[0], z[1]) > 0.01, 'images that look the same to the model compare nothing'
     yield Row(size, 'image', gap(z, reference['image']))
-    for num_frames in (2, 16):
+    for num_frames in still:
         video = long_vivit.load(init, frames=num_frames, tubelet=2, pixels=pixels)
         still = np.repeat(frames[:1, None], num_frames, axis=1)
         yield Row(size, f'still of {num_frames} frames', gap(encode_frames(video, still), z[:1]),
@@ -90,6 +112,20 @@ def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0):
         z_text = loaded.encode_text(texts)
         yield Row(size, 'text', gap(z_text, reference['text']))
         if 'logits' in reference:
-            scale = np.exp(float(loaded.model.log_scale[...]))
-            ours = logits(loaded, z, z_text)
-            yield Row(size, 'logits / scale', gap(ours / scale, reference['logits'] / scale))
+            yield Row(size, 'logits', gap(logits(loaded, z, z_text), reference['logits']))
+
+
+def save_fixture(folder, side, length, vocab, reference):
+    """What a reference makes of drawn images and tokens, beside its weights: reference.npz.
+
+    reference: (frames uint8 [b, side, side, 3], ids [b, length]) -> dict of arrays. The last real
+    token of a row is vocab - 1, the end.
+    """
+    rng = np.random.default_rng(0)
+    lengths = np.array([length, 3, 2])
+    ids = rng.integers(1, vocab - 1, (3, length))
+    ids[np.arange(3), lengths - 1] = vocab - 1
+    ids *= np.arange(length) < lengths[:, None]
+    frames = images(3, side)
+    made = reference(frames, ids)
+    np.savez_compressed(folder / 'reference.npz', frames=frames, ids=ids, lengths=lengths, **made)
