@@ -103,6 +103,13 @@ def model() -> dict:
             'norm_epsilon': 1e-6,  # as model.video.norm_epsilon; > 0
             'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
             'head_bias': False,  # whether the projection to embed has a bias
+            'positions': 'learned',  # learned (a table) | rotary (attention sees how far words are
+            #                          apart; no table, any length)
+            'stretch': 'kps',  # how a shorter table is made longer: kps (Long-CLIP's: the first
+            #                    rows stay, the rest is read in between) | interpolate (all of it)
+            'keep': -1,  # of kps, the rows that stay, and that never change in a stage that starts
+            #              from something (Long-CLIP: 20 of 77); 0 = none; -1 = a share of 20 / 77
+            #              stays when the table is stretched, and all are trained
         },
         'from_init': False,  # True: what `init` (FAMILY:PATH) says of the architecture replaces the
         #                      fields that are at their defaults; another value of them is refused
@@ -128,6 +135,15 @@ def loss() -> dict:
         'form': 'auto',  # dense (all pairs at once) | tiled | ring (tiled, shared by the devices)
         #                  | auto: dense up to 4096 pairs, then ring on several devices, else tiled
         'tile': 1024,  # pairs on a side of a tile, at most; >= 1
+        'short_weight': 0.0,  # of a second loss, of the short texts that stages name (short_text),
+        #                       beside the first one's 1; >= 0; 0 = no such loss; Long-CLIP has 1
+        'components': 0,  # k: short texts are compared with what the k main directions of a batch
+        #                   hold of the videos (PCM); less than batch - 1, or nothing is left out;
+        #                   0 = with the videos as they are; Long-CLIP has 32
+        'basis_gradient': 'full',  # of those directions: full | stop (they count as constants)
+        'components_scope': 'global',  # of those directions: global (one basis for the batch) |
+        #                                local (one for the rows of each device, as released)
+        'renormalise': False,  # make unit vectors of the coarse videos again
     }
 
 
@@ -195,6 +211,13 @@ def stage(**changes) -> ConfigDict:
             'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
+            'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text
+            #                      tower in groups of like length, each only as far as the bucket
+            #                      that holds it; the same vectors for less; () = all of l
+            'sentences': 'all',  # of long captions when training: all | sample (some, at random)
+            'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
+            #                    (of the first text) | '' = none
+            'short_length': 32,  # tokens of the second text, as in text_length; >= 3
             'batch': 64,  # pairs in a training step, over all devices; >= 2
             'micro_batch': 0,  # pairs that the encoders take at once, over all devices, with the
             #                    gradients of the whole batch (GradCache); divides batch; 0 = all

@@ -65,3 +65,13 @@ def training_step(
         heads += video.probe() * TRAINED
         logits += 2 * video.width * video.width * TRAINED  # the query, once for the whole batch
     return batch * (video.training() + text.training() + stem + heads) + logits
+
+
+def second_branch(text: Tower, *, batch: int, embed: int) -> int:
+    """FLOPs that a second text of each example and its loss add to a training step.
+
+    Left out is what the components of the batch take: an eigendecomposition of the smaller of
+    batch and `embed`, once a step however large the encoders are.
+    """
+    head = 2 * text.width * embed * TRAINED
+    return batch * (text.training() + head) + 2 * batch * batch * embed * TRAINED

@@ -20,8 +20,8 @@ def value_and_grad(embed, loss_of, model, batch, micro_batch):
     """-> ((loss, watch), gradients in the model), as jax.value_and_grad of the two functions gives.
 
     Args:
-      embed: (model, batch) -> z_video, z_text, [b, e]; row i from row i of the batch alone.
-      loss_of: (model, z_video, z_text, batch) -> loss, watch; of the model it uses few parameters.
+      embed: (model, batch) -> a tuple of embeddings, [b, e]; row i from row i of the batch alone.
+      loss_of: (model, embeddings, batch) -> loss, watch; of the model it uses few parameters.
       micro_batch: rows that `embed` takes at once, over all devices.
 
     Raises ValueError: micro_batch does not divide the batch, or devices do not divide it.
@@ -29,10 +29,10 @@ def value_and_grad(embed, loss_of, model, batch, micro_batch):
     b = len(batch['ok'])
     check(b, micro_batch, axis_size(batch_axes()))
     parts = jax.tree.map(lambda x: _split(x, b // micro_batch), batch)
-    _, (z_video, z_text) = jax.lax.scan(lambda _, part: ((), embed(model, part)), (), parts)
-    whole = jax.value_and_grad(loss_of, (0, 1, 2), has_aux=True)
-    value, (grads, *of_z) = whole(model, _join(z_video), _join(z_text), batch)
-    of_z = tuple(_split(x, b // micro_batch) for x in of_z)
+    _, z = jax.lax.scan(lambda _, part: ((), embed(model, part)), (), parts)
+    whole = jax.value_and_grad(loss_of, (0, 1), has_aux=True)
+    value, (grads, of_z) = whole(model, jax.tree.map(_join, z), batch)
+    of_z = jax.tree.map(lambda x: _split(x, b // micro_batch), of_z)
 
     def add(grads, one):
         part, of_z = one

@@ -40,6 +40,9 @@ MODEL_RULES = {
     'model.text.activation': one_of(*ACTIVATIONS),
     'model.text.norm_epsilon': positive,
     'model.text.mlp_width': at_least(0),
+    'model.text.positions': one_of('learned', 'rotary'),
+    'model.text.stretch': one_of('kps', 'interpolate'),
+    'model.text.keep': at_least(-1),
     'model.embed': at_least(1),
     'model.dtype': one_of('float32', 'bfloat16'),
     'model.attention': one_of('auto', 'blockwise', 'dense', 'cudnn', 'splash'),
@@ -78,3 +81,28 @@ def model_faults(config: dict) -> Iterator[str]:
                 f'model.{name}.width: {tower["width"]} is not divisible by '
                 f'model.{name}.heads = {tower["heads"]}.'
             )
+    yield from position_faults(text)
+
+
+def position_faults(text: dict) -> Iterator[str]:
+    """Positions of the text that do not go with the rest of the text encoder."""
+    if text['stretch'] == 'interpolate' and text['keep'] > 0:
+        yield (
+            f"model.text.keep: {text['keep']} rows with model.text.stretch = 'interpolate', which "
+            "moves all; set this to 0, or that to 'kps'."
+        )
+    if text['positions'] != 'rotary':
+        return
+    for field in ('keep', 'length'):
+        if text[field] > 0:
+            yield (
+                f'model.text.{field}: {text[field]} rows of a table, which '
+                "model.text.positions = 'rotary' has not; set it to 0."
+            )
+    if text['kind'] == 'padded':
+        yield "model.text.positions: 'rotary' with kind 'padded', which takes the table's last row."
+    if text['heads'] > 0 and text['width'] // text['heads'] % 2:
+        yield (
+            f'model.text.heads: {text["heads"]} of {text["width"] // text["heads"]} values each; '
+            "positions 'rotary' turns pairs of values, which needs an even number."
+        )

@@ -44,6 +44,7 @@ def rules(
     decay_skip: Sequence[str] = (),
     last_layers: int = 0,
     depth: int = 0,
+    kept_rows: Mapping[str, int] | None = None,
 ) -> dict[str, Rule]:
     """{name: Rule} of every parameter.
 
@@ -53,11 +54,12 @@ def rules(
         something.
       last_layers: 0 trains all; k trains the last k of the video's `depth` blocks and what follows
         them (and the text tower): the stem and the first depth - k blocks are frozen.
+      kept_rows: {name: so many first rows never change}; all, where there are no more.
     Raises:
       ValueError: listing regexes that match nothing, names that the tables do not know or know
         twice, a `last_layers` or `depth` that the parameters contradict.
     """
-    flat = flatten(params_like)
+    flat, kept_rows = flatten(params_like), kept_rows or {}
     for regex in (*freeze, *decay_skip):
         try:
             re.compile(regex)
@@ -69,6 +71,7 @@ def rules(
         for regex in table
         if not any(re.fullmatch(regex, name) for name in flat)
     ]
+    faults += [f'kept_rows: there is no {name!r}' for name in kept_rows if name not in flat]
     if last_layers and not 0 < last_layers <= depth:
         faults.append(f'last_layers: {last_layers} of depth {depth}; it must be 0 to depth')
     found = {}
@@ -80,7 +83,8 @@ def rules(
         if stacked and leaf.shape[:1] != (depth,):
             faults.append(f'{name}: shape {tuple(leaf.shape)} is not {depth} stacked layers')
         frozen = _any(freeze, name) or (last_layers and re.fullmatch(STEM, name))
-        num_frozen = depth - last_layers if stacked else 0
+        num_frozen = depth - last_layers if stacked else kept_rows.get(name, 0)
+        frozen = frozen or (name in kept_rows and num_frozen >= len(leaf))
         found[name] = Rule(not frozen, rows == [True] and not _any(decay_skip, name), num_frozen)
     if not any(rule.trained for rule in found.values()):
         faults.append('freeze: leaves nothing to train')
@@ -126,21 +130,24 @@ def make(
     decay_skip: Sequence[str] = (),
     last_layers: int = 0,
     depth: int = 0,
+    kept_rows: Mapping[str, int] | None = None,
     **factors: float,
 ) -> optax.GradientTransformation:
     """AdamW for the parameters named like those of `params_like` (see `rules`, `lr_schedule`).
 
     The gradients of all that is trained are cut together at the global norm `clip` (0: never);
     the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
-    frozen slices get an update of exactly zero, whatever their gradient; neither has moments: those
-    of stacked layers are as long as there are trained layers. `moment_dtype` is that of the first
-    moment as it is stored; None: the parameter's. `factors` of the learning rate, and so of
-    the decay: video_lr, text_lr, layer_decay of `rates.factors`. The state is a pytree of arrays;
-    both counts start at 0.
+    frozen slices get an update of exactly zero, whatever their gradient, and count nothing towards
+    the norm; neither has moments: those of stacked layers are as long as there are trained layers,
+    those of a table with `kept_rows` as the rows below them. `moment_dtype` is that of the first
+    moment as it is stored; None: the parameter's. `factors` of the learning rate, and so of the
+    decay: video_lr, text_lr, layer_decay of `rates.factors`. The state is a pytree of arrays; both
+    counts start at 0.
     """
     table = rules(
-        params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth
-    )
+        params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth,
+        kept_rows=kept_rows,
+    )  # fmt: skip
     inner = optax.named_chain(
         ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
         ('adam', optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),

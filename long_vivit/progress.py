@@ -34,6 +34,8 @@ def size(num_bytes: float) -> str:
 # Metrics shown, in this order; all others are in metrics.jsonl only. Widths keep lines aligned.
 FIELDS: dict[str, Callable[[float], str]] = {
     'loss': lambda x: f'loss {x:6.3f}',
+    'loss_short': lambda x: f'short {x:6.3f}',
+    'removed': lambda x: f'removed {100 * x:3.0f}%',
     'recall_at_1': lambda x: f'r@1 {100 * x:3.0f}%',
     'temperature': lambda x: f'temp {x:.3f}',
     'gap': lambda x: f'gap {x:6.3f}',
@@ -43,6 +45,8 @@ FIELDS: dict[str, Callable[[float], str]] = {
     'mfu': lambda x: f'mfu {100 * x:4.1f}%',
     'data_wait_share': lambda x: f'wait {100 * x:3.0f}%',
     'device_peak_bytes': lambda x: f'mem {size(x)}',
+    'cut_texts_videos': lambda x: f'cut {100 * x:.0f}% of videos' if x else '',
+    'cut_texts_images': lambda x: f'cut {100 * x:.0f}% of images' if x else '',
     'num_broken': lambda x: f'broken {x:.0f}' if x else '',
     'num_bad_steps': lambda x: f'bad steps {x:.0f}' if x else '',
     'eta_s': lambda x: f'eta {duration(x)}',

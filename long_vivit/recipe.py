@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, optim
+from long_vivit import flops, long_text, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
-from long_vivit.losses import form
+from long_vivit.losses import components, form
 from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.pool import num_cls
@@ -28,7 +28,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # lack those in their config.json: for them the encoders' own defaults stand.
 CHOICES = ('activation', 'norm_epsilon', 'mlp_width')
 VIDEO_CHOICES = (*CHOICES, 'cls_repeat', 'positions', 'norm_input', 'head')
-TEXT_CHOICES = (*CHOICES, 'head_bias')
+TEXT_CHOICES = (*CHOICES, 'head_bias', 'positions')
 
 
 def view(run, stage, *, image=False):
@@ -47,6 +47,9 @@ def view(run, stage, *, image=False):
         text_length=stage.text_length,
         time_limit_s=run.data.time_limit_s,
         max_missing=run.data.max_missing,
+        short_text=getattr(stage, 'short_text', ''),  # not there in runs of before
+        short_length=getattr(stage, 'short_length', 0),
+        sentences=getattr(stage, 'sentences', 'all'),
     )
 
 
@@ -93,6 +96,7 @@ def model(run, stage, vocab, key):
             'kind': text.kind,
             'remat': video.remat,
             'dtype': dtype,
+            'buckets': long_text.buckets_of(stage),
             **chosen(text, TEXT_CHOICES),
         },
         embed=run.model.embed,
@@ -127,14 +131,14 @@ def order_tables(run, stage, flat):
     A video stage after an image stage starts with them: repeated, the one time that images have
     would make all times the same. In a joint table the fresh times are added to the images' places.
     """
-    rows = run.model.text.length or stage.text_length
     time = TIME_SCALE * waves(view(run, stage).grid[0], run.model.video.width)
     joint = flat.get('video/positions/joint')
     video = {'time': time} if joint is None else {'joint': joint + time[:, None, None]}
-    return {
-        **{f'video/positions/{name}': table for name, table in video.items()},
-        'text/positions': LOUD * waves(rows, run.model.text.width),
-    }
+    fresh = {f'video/positions/{name}': table for name, table in video.items()}
+    if 'text/positions' in flat and not long_text.kept_rows(run, stage):
+        rows = run.model.text.length or stage.text_length
+        fresh['text/positions'] = LOUD * waves(rows, run.model.text.width)
+    return fresh
 
 
 def stage_key(run, stage):
@@ -153,6 +157,7 @@ def training(run, stage, vocab):
         weight_decay=fields.weight_decay, clip=fields.clip,
         freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
         video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
+        kept_rows=long_text.kept_rows(run, stage),
     )  # fmt: skip
 
     def init(params=None):
@@ -169,6 +174,7 @@ def training(run, stage, vocab):
         num_frozen=depth - stage.last_layers if stage.last_layers else 0,
         ema_decay=fields.ema,
         micro_batch=stage.micro_batch,
+        short=short_branch(run, stage),
         kind=run.loss.kind,
         max_scale=run.loss.max_scale,
         label_smoothing=run.loss.label_smoothing,
@@ -178,14 +184,36 @@ def training(run, stage, vocab):
     return init, step
 
 
+def short_branch(run, stage):
+    """What `step.two_branches` takes of the configuration; None for a stage without short texts."""
+    loss = run.loss
+    if not stage.short_text:
+        return None
+    return {'weight': loss.short_weight} | {
+        key: getattr(loss, key)
+        for key in ('components', 'basis_gradient', 'components_scope', 'renormalise')
+    }
+
+
 def loss_in_words(run, stage):
-    """How a stage of a large batch comes by its loss, in a line; '' where that is plain."""
+    """How a stage of a large batch or of two losses comes by them; '' where that is plain."""
     loss, b = run.loss, stage.batch
     words = [form.in_words(loss.kind, loss.form, b, loss.tile)]
+    short = short_branch(run, stage)
+    if short:
+        words.append(f'{short.pop("weight"):g} times that of the {components.in_words(b, **short)}')
     if stage.micro_batch:
         words.append(f'the encoders take {stage.micro_batch} of {b} pairs at once')
-    plain = not stage.micro_batch and form.chosen(loss.form, b) == 'dense'
+    plain = not stage.micro_batch and not short and form.chosen(loss.form, b) == 'dense'
     return '' if plain else ', '.join(words)
+
+
+def loss_warning(run, stage):
+    """What a stage asks of its loss in vain, and what to change; '' where there is nothing."""
+    if not stage.short_text:
+        return ''
+    loss = run.loss
+    return components.warning(loss.components, loss.components_scope, stage, run.model.embed)
 
 
 def batch_like(run, stage):
@@ -200,28 +228,42 @@ def batch_like(run, stage):
         'ok': ((b,), jnp.bool_),
         'text_key': ((b,), jnp.int32),
     }
+    if looks.short_text:
+        shapes |= {
+            'short_tokens': ((b, looks.short_length), jnp.int32),
+            'short_lengths': ((b,), jnp.int32),
+            'short_key': ((b,), jnp.int32),
+        }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
-def step_flops(run, stage, *, batch, num_patches, patch_values):
-    """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`."""
+def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
+    """FLOPs of a training step of `stage` on a batch of this shape, all devices; see `flops`.
+
+    text_tokens: what is read of a text, the mean; 0: the stage's text_length.
+    """
     video, text = run.model.video, run.model.text
     video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
     tokens = num_patches
     if video.pool == 'cls':
         repeated = video_has.get('cls_repeat', False)
         tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
-    return flops.training_step(
+    counted = flops.training_step(
         flops.Tower(
             video.width, video.depth, tokens, stage.last_layers or video.depth,
             video_has.get('mlp_width', 0),
         ),
         flops.Tower(
-            text.width, text.depth, stage.text_length, text.depth, text_has.get('mlp_width', 0)
+            text.width, text.depth, text_tokens or stage.text_length, text.depth,
+            text_has.get('mlp_width', 0),
         ),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
         probe=video.pool == 'map', head=video_has.get('head', True),
     )  # fmt: skip
+    if stage.short_text:
+        short = flops.Tower(text.width, text.depth, stage.short_length, text.depth)
+        counted += flops.second_branch(short, batch=batch, embed=run.model.embed)
+    return counted
 
 
 def num_threads(run):

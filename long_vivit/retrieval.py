@@ -73,17 +73,18 @@ def embed_texts(model, tokenizer, texts, *, length, batch=64, mesh=None):
     batch = _full(batch, mesh)
     here = sharding.rows_here(mesh, batch)
     tokens = tokenizer.encode(texts, length)
+    order = np.argsort(tokens.lengths, kind='stable')  # texts of like length meet in a batch
     found = []
     for i in range(0, len(texts), batch):
-        rows = slice(i, i + batch)
+        rows = order[i : i + batch]
         arrays = {
             'tokens': _padded(tokens.ids[rows], batch)[here],
             'lengths': _padded(tokens.lengths[rows], batch)[here],
         }
         with jax.set_mesh(mesh):
             z = encode_tokens(model, **sharding.place(mesh, arrays, batch))
-        found.append(np.asarray(z)[: len(tokens.ids[rows])])
-    return np.concatenate(found), tokens.num_cut
+        found.append(np.asarray(z)[: len(rows)])
+    return np.concatenate(found)[np.argsort(order)], tokens.num_cut
 
 
 def texts_of(source, kind):

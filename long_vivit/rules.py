@@ -6,9 +6,9 @@ configs/base.py states the same beside each field, for people.
 import os
 from collections.abc import Iterator
 
-from long_vivit import axes, weights
+from long_vivit import axes, loss_rules, weights
 from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
-from long_vivit.inputs import patches, samplers, sources
+from long_vivit.inputs import patches, samplers, short_text, sources
 from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
 
 RULES = MODEL_RULES | {
@@ -26,6 +26,10 @@ RULES = MODEL_RULES | {
     'loss.label_smoothing': share,
     'loss.form': one_of('auto', 'dense', 'tiled', 'ring'),
     'loss.tile': at_least(1),
+    'loss.short_weight': Rule(lambda x: 0 <= x < float('inf'), '0 or more'),
+    'loss.components': at_least(0),
+    'loss.basis_gradient': one_of('full', 'stop'),
+    'loss.components_scope': one_of('global', 'local'),
     'optim.b1': share,
     'optim.b2': share,
     'optim.eps': positive,
@@ -53,6 +57,14 @@ STAGE_RULES = {
     'mask_rate': Rule(lambda x: 0 <= x <= patches.MAX_RATE, f'from 0 to {patches.MAX_RATE}'),
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
+    'text_buckets': Rule(
+        lambda x: all(type(n) is int and n >= 3 for n in x), 'whole numbers of at least 3, or ()'
+    ),
+    'sentences': one_of('all', 'sample'),
+    'short_text': Rule(
+        lambda x: x in ('', *short_text.KINDS), "'' (none), " + ' or '.join(short_text.KINDS)
+    ),
+    'short_length': at_least(3),
     'batch': at_least(2),
     'micro_batch': at_least(0),
     'eval_batch': at_least(1),
@@ -134,17 +146,7 @@ def run_faults(config: dict) -> Iterator[str]:
             if field == 'init' and ':' in path:
                 what += f', FAMILY:PATH (FAMILY one of {", ".join(weights.FAMILIES)})'
             yield f"{field}: {path!r} does not exist; it must be {what} or ''."
-    loss = config['loss']
-    if loss['temperature'] > 0 and 0 < loss['max_scale'] < 1 / loss['temperature']:
-        yield (
-            f'loss.max_scale: {loss["max_scale"]} is below the first scale 1 / loss.temperature = '
-            f'{1 / loss["temperature"]:.4g}; raise one of the two.'
-        )
-    if loss['kind'] == 'sigmoid' and loss['label_smoothing'] > 0:
-        yield (
-            f'loss.label_smoothing: {loss["label_smoothing"]} is of loss.kind nce only; set it to '
-            '0 with sigmoid.'
-        )
+    yield from loss_rules.faults(config)
 
 
 def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterator[str]:
@@ -180,6 +182,12 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
             f'{path}text_length: {stage["text_length"]} is less than model.text.length = {rows}, '
             "but model.text.kind 'padded' reads every place; make them equal."
         )
+    if config['model']['text']['kind'] == 'padded' and stage['text_buckets']:
+        yield (
+            f"{path}text_buckets: {stage['text_buckets']}, but model.text.kind 'padded' reads each "
+            'place of every text; set it to ().'
+        )
+    yield from loss_rules.stage_faults(config, name)
     yield from token_faults(stage, video, path, bad)
 
 

@@ -1,12 +1,13 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
-from long_vivit import chips, hosts, layout, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints, read_flat
 from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
@@ -83,7 +84,7 @@ class Loop:
         self.window, self.due = Window(), None
         self.running = None  # (watch, what Meter.step takes) of the step that the device is at
         self.bad_in_a_row = 0
-        self.cut_said = False
+        self.cuts_said, self.texts = set(), Counter()
         self.cost_before = {}
 
     def remember(self, at, info):
@@ -100,6 +101,7 @@ class Loop:
             )
         self.cost_before, self.bad_in_a_row = info['cost'], info['bad_in_a_row']
         self.window = Window.from_info(info['window'])
+        self.texts = Counter(info['cost'].get('texts'))
 
     def data(self):
         """{data spec: fingerprint} of what the stage is taught with."""
@@ -169,8 +171,9 @@ class Loop:
         b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
         self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
-            self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values
-        )
+            self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values,
+            text_tokens=long_text.tokens_read(self.stage, batch['lengths']),
+        )  # fmt: skip
         self.running = watch, (b, b * k, flops)
 
     def end_running(self, first=False):
@@ -199,19 +202,18 @@ class Loop:
         shown['num_broken'] = self.tools.broken.count(name)
         shown['num_bad_steps'] = self.tools.bad_steps.count(name)
         self.bar.log(step, shown)
-        if window.cut and not self.cut_said:
-            self.cut_said = True
-            self.bar.note(
-                f'{name}: {line["cut_texts"]:.0%} of the texts are longer than '
-                f'stages.{name}.text_length={self.stage.text_length} tokens and are cut there'
-            )
+        for field, words in window.cuts(self.stage).items():
+            if field not in self.cuts_said:
+                self.cuts_said.add(field)
+                self.bar.note(f'{name}: {words}')
 
     def settle(self, step, window):
         """Fetch the numbers of a window that ends at `step`; list the steps that were skipped.
 
         Raises ValueError after too many of them in a row.
         """
-        news, broken = window.settle()
+        news, broken, texts = window.settle()
+        self.texts.update(texts)
         if hosts.first():
             for row in broken:
                 self.tools.broken.add(self.stage.name, *row)
@@ -273,6 +275,7 @@ class Loop:
             'peak_memory_of': memory.of,
             'num_broken': self.tools.broken.count(self.stage.name),
             'num_bad_steps': self.tools.bad_steps.count(self.stage.name),
+            'texts': dict(self.texts),
         }
 
 

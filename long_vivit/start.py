@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from long_vivit import config, recipe, weights
+from long_vivit import config, long_text, recipe, weights
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.names import flatten
 from long_vivit.stage import taught
@@ -54,8 +54,18 @@ def shaped(run, stage, flat, vocab, drop=()):
         fresh = recipe.order_tables(run, stage, flat)
         flat = flat | fresh
         lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
-    adapted = warm_start(flat, flatten(model_like(run, stage, vocab)), drop=drop)
+    adapted = fitted(run, flat, flatten(model_like(run, stage, vocab)), drop)
     return Start(adapted.params, lines + adapted.lines)
+
+
+def fitted(run, flat, like, drop=()):
+    """`warm_start` as model.text has it: how positions are stretched, or that there is no table."""
+    keep = long_text.stretch_keep(run)
+    if 'text/positions' in like or 'text/positions' not in flat:
+        return warm_start(flat, like, drop=drop, keep=keep)
+    adapted = warm_start(flat, like, drop=[*drop, 'text/positions'])
+    why = 'model.text.positions is rotary: where words stood is to be learnt anew'
+    return adapted._replace(lines=[why, *adapted.lines])
 
 
 def taught_on_images(flat):
@@ -79,7 +89,7 @@ def from_weights(run, stage, vocab):
         key = recipe.stage_key(run, stage)
         drawn = jax.jit(lambda: flatten(recipe.model(run, stage, vocab, key)))()
         flat |= {name: np.asarray(drawn[name]) for name in fresh}
-    adapted = warm_start(flat, like)
+    adapted = fitted(run, flat, like)
     lines = [f'  {line}' for line in (*lines, *adapted.lines)]
     return Start(adapted.params, [f'{stage.name}: starts from {run.init}', *lines])
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from long_vivit import grad_cache, losses, optim
+from long_vivit.losses import components
 from long_vivit.state import State
 
 
@@ -13,7 +14,7 @@ def keep_if(good, new, old):
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
-def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, **loss):
+def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, short=None, **loss):
     """Returns step(state, batch) -> (state, watch), to be jitted with the state donated.
 
     A step whose loss or gradient is not finite changes no parameter, no moment and no count of the
@@ -21,23 +22,28 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, **lo
     place in the data.
 
     micro_batch: pairs that the encoders take at once (grad_cache.py); 0: all.
+    short: what `two_branches` takes of it; None: there are no second, short texts.
     loss: the kind of the loss and its options, see `loss_of`.
     batch: patches uint8 [b, k, r*p*q*c], where int32 [b, k, 3], tokens int32 [b, l],
-      lengths int32 [b], ok bool [b], text_key int32 [b].
+      lengths int32 [b], ok bool [b], text_key int32 [b]; with `short` also short_tokens, its own l,
+      short_lengths and short_key.
     watch: float32 scalars loss, recall, gap, temperature, grad_norm, lr, ok (share), skipped; and
-      bias with the sigmoid loss.
+      bias with the sigmoid loss; with `short` what `two_branches` says.
     """
 
     def embed(model, batch):
-        return model(batch, num_frozen=num_frozen)
+        z = model(batch, num_frozen=num_frozen)
+        return z if short is None else (*z, short_text(model, batch))
 
-    def contrast(model, z_video, z_text, batch):
-        return loss_of(model, z_video, z_text, batch, **loss)
+    def contrast(model, z, batch):
+        if short is None:
+            return loss_of(model, *z, batch, **loss)
+        return two_branches(model, *z, batch, short, **loss)
 
     def value_and_grad(model, batch):
         if micro_batch:
             return grad_cache.value_and_grad(embed, contrast, model, batch, micro_batch)
-        whole = jax.value_and_grad(lambda m: contrast(m, *embed(m, batch), batch), has_aux=True)
+        whole = jax.value_and_grad(lambda m: contrast(m, embed(m, batch), batch), has_aux=True)
         return whole(model)
 
     def step(state, batch):
@@ -59,6 +65,35 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, **lo
         return State(state.step + 1, model, keep_if(good, opt, state.opt), ema), watch
 
     return step
+
+
+def short_text(model, batch):
+    """z_short float32 [b, e]: the second, short texts of a batch through the text tower."""
+    return model.text(batch['short_tokens'], batch['short_lengths'])
+
+
+def two_branches(model, z_video, z_text, z_short, batch, short, **loss):
+    """(loss, watch): each text against the videos, plus short texts against their coarse part.
+
+    loss = loss_of(texts) + weight * loss_of(short texts), Long-CLIP's (arXiv 2403.15378) with
+    weight 1. Examples with equal short texts are not each other's negatives in the second.
+
+    Args:
+      z_video, z_text, z_short: float32 [b, e].
+      short: `weight`, and the options of `components.coarse`.
+      loss: the kind and the options of both losses, see `loss_of`.
+
+    `watch` is that of the first loss, and float32 scalars loss_short, recall_short; and with
+    components `removed`, the share of the variance of the videos that they leave out.
+    """
+    options = {key: value for key, value in short.items() if key != 'weight'}
+    first, watch = loss_of(model, z_video, z_text, batch, **loss)
+    if options['components']:
+        z_video, watch['removed'] = components.coarse(z_video, batch['ok'], **options)
+    of_short = batch | {'text_key': batch['short_key']}
+    second, seen = loss_of(model, z_video, z_short, of_short, **loss)
+    watch |= {'loss_short': second, 'recall_short': seen['recall']}
+    return first + short['weight'] * second, watch
 
 
 def loss_of(model, z_video, z_text, batch, *, kind='nce', label_smoothing=0.0, **options):

@@ -15,6 +15,7 @@ results = {
             'steps': 500, 'seconds': 61.2, 'clips_per_s': 88.0, 'tokens_per_s': 45000.0,
             'peak_memory_bytes': 2**30, 'peak_memory_of': 'device' | 'process',
             'data_wait_share': 0.03, 'num_broken': 0, 'num_bad_steps': 0,
+            'texts': {'videos': 16000, 'videos/cut': 12},   see `texts_of` in window.py
             'images': {'scores': {'ordered': ...}, 'protocol': ...},    of still images, afterwards
         },
     },
@@ -198,7 +199,23 @@ def _costs(stages: Mapping[str, Any]) -> list[Text]:
         if stage.get('peak_memory_of'):
             cells[list(shows).index('peak_memory_bytes')] += f' ({stage["peak_memory_of"]})'
         rows.append(([name, *cells], ''))
-    return [Text('Training', 'bold'), Text(), *_grid(headings, rows, num_left=1)[0]]
+    lines = [Text('Training', 'bold'), Text(), *_grid(headings, rows, num_left=1)[0]]
+    cut = [Text(line) for name, stage in stages.items() for line in _cut(name, stage)]
+    return [*lines, Text(), *cut] if cut else lines
+
+
+def _cut(name: str, stage: Mapping[str, Any]) -> list[str]:
+    """A sentence for each kind of text of a stage of which some did not fit."""
+    texts, found = stage.get('texts') or {}, []
+    for kind, num in texts.items():
+        if cut := texts.get(f'{kind}/cut'):
+            source, _, short = kind.partition('/')
+            what, field = ('short texts', 'short_length') if short else ('texts', 'text_length')
+            found.append(
+                f'{name}: {cut:,} of the {num:,} {what} of {source} ({100 * cut / num:.1f}%) were '
+                f'longer than {field} and cut there'
+            )
+    return found
 
 
 def _percent(share: float | None) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, recipe, start, stills
+from long_vivit import command_line, hardware, hosts, long_text, recipe, start, stills
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
@@ -103,8 +103,11 @@ def teach_all(tools, sources):
 def teach_and_score(stage, tools, sources):
     """One stage from its start to its record in the work directory."""
     with jax.set_mesh(tools.mesh):
-        line = recipe.loss_in_words(tools.run, stage)
-    if line:
+        lines = [
+            words(tools.run, stage)
+            for words in (recipe.loss_in_words, recipe.loss_warning, long_text.in_words)
+        ]
+    for line in filter(None, lines):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: begin(stage, tools))
     result = {'scores': {}, 'protocol': {}} | cost
@@ -142,11 +145,11 @@ def start_params(stage, tools):
 
 def open_sources(run, stage):
     """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
-    directory = run.data.dir
+    directory, short = run.data.dir, stage.short_text
     mixed = stage.image_train if stage.image_ratio else ''
     return {
-        'train': open_source(stage.train, data_dir=directory, text=stage.text),
-        'images': open_source(mixed, data_dir=directory) if mixed else None,
+        'train': open_source(stage.train, data_dir=directory, text=stage.text, short_text=short),
+        'images': open_source(mixed, data_dir=directory, short_text=short) if mixed else None,
         'eval': open_source(stage.eval, data_dir=directory, text=stage.text)
         if stage.eval
         else None,

@@ -7,7 +7,7 @@ differ only where a row of `ADAPTERS` says so, by the adapter it names:
              joint [t, h, w, d]
     inflate  patch kernel of an image -> of a tubelet, so that a still clip embeds as its image does
     copy     a parameter that another one starts
-    stretch  positions of the text: first rows kept, the rest interpolated
+    stretch  positions of the text: first rows kept, the rest interpolated (Long-CLIP)
 
 Anything else raises, and the message lists every fault.
 """
@@ -15,6 +15,7 @@ Anything else raises, and the message lists every fault.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,12 +66,13 @@ def copy(value: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def stretch(value: Any, shape: Sequence[int], keep: int | None = None) -> np.ndarray:
-    """Text positions [l, d] for texts of another length [l', d].
+    """Text positions [l, d] for texts of another length [l', d], float32.
 
     Longer: rows below `keep` stay as they are; row r >= keep is read, linearly, at
     keep + (r - keep) / ratio with ratio = (l' - keep) / (l - keep), and the rows past the last
-    one continue its slope. With l = 77, l' = 248, keep = 20 this is Long-CLIP's stretching
-    (arXiv 2403.15378, as released). Shorter: the first l' rows.
+    one continue its slope. With l = 77, l' = 248, keep = 20 the ratio is 4 and this is Long-CLIP's
+    knowledge-preserved stretching (arXiv 2403.15378), to the last bit of its released loop run in
+    float32. keep = 0 is plain interpolation. Shorter: the first l' rows.
 
     Args:
       keep: rows of l left untouched, at most l - 2. None keeps Long-CLIP's share, 20 of 77.
@@ -78,18 +80,26 @@ def stretch(value: Any, shape: Sequence[int], keep: int | None = None) -> np.nda
     rows, width = value.shape
     if len(shape) != 2 or shape[1] != width:
         raise CannotAdapt('stretch changes the length, not the width')
+    table = np.asarray(value, np.float32)
     if shape[0] <= rows:
-        return np.asarray(value)[: shape[0]]
+        return table[: shape[0]]
     if keep is None:
         keep = round(KEPT_SHARE * rows)
     if not 0 <= keep <= rows - 2:
-        raise CannotAdapt(f'stretch must leave two rows or more to read between, keep is {keep}')
-    table = np.asarray(value, np.float64)
-    row = np.arange(shape[0])
-    place = np.where(row < keep, row, keep + (row - keep) * (rows - keep) / (shape[0] - keep))
-    low = np.minimum(place.astype(np.int64), rows - 2)
-    share = (place - low)[:, None]
-    return ((1 - share) * table[low] + share * table[low + 1]).astype(np.float32)
+        raise CannotAdapt(
+            f'stretch must leave two rows or more to read between, keep is {keep} (model.text.keep)'
+        )
+    # Row `keep + i` lies share / parts of the way from row `low` to the next, in whole numbers:
+    # the order of the products and divisions is the released loop's, hence the same last bits.
+    low, share = np.divmod(np.arange(shape[0] - keep) * (rows - keep), shape[0] - keep)
+    common = math.gcd(rows - keep, shape[0] - keep)
+    low, parts = low + keep, np.float32((shape[0] - keep) // common)
+    share = np.float32(share // common)[:, None]
+    after = np.minimum(low + 1, rows - 1)
+    between = (parts - share) * table[low] / parts + share * table[after] / parts
+    beyond = table[-1] + share * (table[-1] - table[-2]) / parts
+    read = np.where((low == rows - 1)[:, None], beyond, between)
+    return np.concatenate([table[:keep], np.where(share == 0, table[low], read)])
 
 
 class Adapter(NamedTuple):

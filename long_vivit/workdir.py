@@ -23,7 +23,7 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 FREE = re.compile(
     r'(workdir|mesh|compile_cache|max_bad_steps|data\.(dir|threads|time_limit_s|eval)'
     r'|(log|checkpoint|eval)\.\w+|loss\.(form|tile)'
-    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch))'
+    r'|stages\.\w+\.(eval|eval_batch|eval_sampler|micro_batch|text_buckets))'
 )
 
 

@@ -145,10 +145,36 @@ def test_last_layers_freeze_slices_and_the_stem():
             assert moved.any(), name
 
 
+def test_kept_rows_keep_their_bits_and_have_no_moments():
+    """Whatever their gradient is, with decay on them, and the other rows all move."""
+    params, kept = dual(), {'text/positions': 2}
+    how = {'weight_decay': 0.5, 'clip': 1.0, 'kept_rows': kept}
+    after, opt = run(make(params, **how, **COMMON), params)
+    before = flatten(params)
+    for name, leaf in flatten(after).items():
+        moved = np.asarray(leaf != before[name])
+        count = kept.get(name, 0)
+        assert not moved.reshape(len(leaf) if leaf.ndim else 1, -1)[:count].any(), name
+        assert (moved[count:] if leaf.ndim else moved).any(), name
+    for moment in ('mu', 'nu'):
+        assert flatten(opt)[f'adam/{moment}/text/positions'].shape == (4, 8)
+
+
+def test_a_table_with_fewer_rows_than_are_kept_is_frozen():
+    params = dual()
+    after, opt = run(make(params, kept_rows={'text/positions': 20}, **COMMON), params, steps=1)
+    table = flatten(after)['text/positions']
+    np.testing.assert_array_equal(table, flatten(params)['text/positions'])
+    assert 'adam/mu/text/positions' not in names(opt)
+    with pytest.raises(ValueError, match="kept_rows: there is no 'text/places'"):
+        make(params, kept_rows={'text/places': 1}, **COMMON)
+
+
 def test_frozen_gradients_do_not_count():
     """Neither the clipping norm nor the update sees them, even when they are not finite."""
     params = dual()
-    how = {'last_layers': 2, 'depth': DEPTH, 'freeze': ('text/.*',)}
+    how = {'last_layers': 2, 'depth': DEPTH, 'freeze': ('text/trunk/.*',)}
+    how |= {'kept_rows': {'text/positions': 3}}
     tx = make(params, clip=1.0, **how, **COMMON)
     table = rules(params, **how)
 

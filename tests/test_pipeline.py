@@ -116,7 +116,7 @@ def test_what_a_batch_holds(make, short, tokenizer):
         'cut': (np.bool_, (BATCH,)),
     }
     found = {key: (batch[key].dtype, batch[key].shape) for key in wanted}
-    assert found == wanted and batch.keys() == wanted.keys() | {'id', 'error'}
+    assert found == wanted and batch.keys() == wanted.keys() | {'id', 'error', 'source'}
     assert batch['ok'].all() and batch['error'] == [None] * BATCH
     for row in rows(batch):
         example = short[int(row['index'])]

@@ -127,17 +127,59 @@ def test_resize_does_not_blur_when_it_shrinks():
     np.testing.assert_allclose(resize(old, (4, 1))[:, 0], [0, 0.5, 0, 0])
 
 
-def test_stretch_is_long_clip_on_clip_s_table():
-    """77 -> 248 rows, 20 kept, ratio 4, written as the loop of the released code."""
-    pe = table(77, 5).astype(np.float64)
-    want = list(pe[:20])
-    for i in range(56):
-        want += [(4 - j) / 4 * pe[20 + i] + j / 4 * pe[21 + i] for j in range(4)]
-    want += [pe[76] + j / 4 * (pe[76] - pe[75]) for j in range(4)]
-    for keep in (None, 20):
-        made = stretch(pe.astype(np.float32), (248, 5), keep=keep)
-        np.testing.assert_allclose(made, want, atol=1e-6)
-        np.testing.assert_array_equal(made[:20], pe[:20].astype(np.float32))
+def long_clip(pe, keep=20, ratio=4):
+    """The loop of the released code on a table [l, d], each product rounded to float32.
+
+    Its three branches are written for a ratio of 4; here for any whole one.
+    """
+    length = len(pe)
+    new = np.zeros((ratio * length - (ratio - 1) * keep, pe.shape[1]), np.float32)
+    for i in range(keep):
+        new[i] = pe[i]
+    for i in range(length - 1 - keep):
+        new[ratio * i + keep] = pe[i + keep]
+        for j in range(1, ratio):
+            far, near = np.float32(j), np.float32(ratio - j)
+            one, two = near * pe[i + keep] / np.float32(ratio), far * pe[i + 1 + keep]
+            new[ratio * i + j + keep] = one + two / np.float32(ratio)
+    slope = pe[length - 1] - pe[length - 2]
+    for j in range(ratio):
+        last = pe[length - 1] + np.float32(j) * slope / np.float32(ratio)
+        new[ratio * (length - 1) - (ratio - 1) * keep + j] = last
+    return new
+
+
+@pytest.mark.parametrize('keep', [None, 20])
+def test_stretch_is_long_clip_on_clip_s_table(keep):
+    """77 -> 248 rows, 20 kept: every bit, the last rows included."""
+    pe = table(77, 64) * np.float32(0.013)
+    made = stretch(pe, (248, 64), keep=keep)
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made, long_clip(pe))
+    np.testing.assert_array_equal(made[:20], pe[:20])
+    np.testing.assert_array_equal(made[20::4], pe[20:])
+    assert (made[245:] != pe[76]).all()  # goes on where pe ends
+
+
+@pytest.mark.parametrize(
+    ('rows', 'keep', 'ratio'), [(77, 30, 4), (77, 20, 3), (64, 7, 5), (9, 0, 7), (5, 3, 2)]
+)
+def test_stretch_by_any_whole_ratio_is_the_same_loop(rows, keep, ratio):
+    pe = table(rows, 16, seed=rows)
+    want = long_clip(pe, keep, ratio)
+    np.testing.assert_array_equal(stretch(pe, want.shape, keep=keep), want)
+
+
+@few
+@given(rows=st.integers(4, 40), more=st.integers(1, 90), keep=st.integers(0, 2))
+def test_stretch_by_any_ratio_reads_a_line_along_its_line(rows, more, keep):
+    """A table whose rows are their numbers shows where each row was read: past its end as well."""
+    pe = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 3, axis=1)
+    long = rows + more
+    row = np.arange(long)
+    want = np.where(row < keep, row, keep + (row - keep) * (rows - keep) / (long - keep))
+    made = stretch(pe, (long, 3), keep=keep)
+    np.testing.assert_allclose(made, np.repeat(want[:, None], 3, axis=1), rtol=3e-7, atol=1e-6)
 
 
 def test_stretch_to_a_shorter_text_takes_the_first_rows():

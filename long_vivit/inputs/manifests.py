@@ -38,16 +38,20 @@ FIELDS = (
 )
 TEXTS = {'caption': ('caption',), 'long_caption': ('long_caption',), '': ()}
 TEXTS['any'] = ('caption', 'long_caption')
+ALSO = {'caption': ('caption',)}  # short text of a stage -> what it takes of a row
 MISSING = 'is missing; it must be a text or a list of texts'
 MAX_FAULTS = 50  # lines of one error message
 
 
-def read_manifest(path: Path, split: str = '', text: str = 'any') -> list[dict]:
+def read_manifest(
+    path: Path, split: str = '', text: str = 'any', short_text: str = ''
+) -> list[dict]:
     """Rows of a manifest in the order of the file, or by group where there are groups.
 
     path: a .jsonl or .csv file, UTF-8.
     split: take the rows of this split; '' = all rows.
     text: what every row taken must have: 'caption', 'long_caption', 'any' of the two, '' = nothing.
+    short_text: 'caption': and a caption besides.
 
     A row has exactly FIELDS: video and id are str, caption and long_caption tuples of str (which
     may be empty), start and end float or None, label and split str or None, group int or None
@@ -58,7 +62,8 @@ def read_manifest(path: Path, split: str = '', text: str = 'any') -> list[dict]:
     rows, faults = [], []
     for line, given in _parse(path, faults):
         row = {'line': line}
-        wanted = TEXTS[text] if split in ('', str(given.get('split'))) else ()
+        taken = split in ('', str(given.get('split')))
+        wanted = dict.fromkeys((TEXTS[text], ALSO.get(short_text, ()))) if taken else ()
         _read_row(row, given, wanted, lambda message, at=line: faults.append((at, message)))
         rows.append(row)
     if not rows and not faults:
@@ -128,8 +133,8 @@ def _parse_csv(content: str, faults: list) -> Iterator[tuple[int, dict]]:
         faults.append((reader.line_num, f'is not CSV: {error}'))
 
 
-def _read_row(row: dict, given: dict, wanted: tuple[str, ...], fault) -> None:
-    """Fills `row` with all FIELDS from the fields as written; one of `wanted` must be there."""
+def _read_row(row: dict, given: dict, wanted, fault) -> None:
+    """Fills `row` with all FIELDS as written; of each tuple in `wanted` one must be there."""
     misspelt = {meant: name for name in given if (meant := near_miss(name))}
     for meant, name in misspelt.items():
         fault(f'{name}: no such field; did you mean {meant!r}?')
@@ -139,8 +144,9 @@ def _read_row(row: dict, given: dict, wanted: tuple[str, ...], fault) -> None:
         row['video'] = ''
     for name in ('caption', 'long_caption'):
         row[name] = _texts(name, given.get(name), fault)
-    if wanted and not any(row[name] or given.get(name) or name in misspelt for name in wanted):
-        fault(f'{" or ".join(wanted)}: {MISSING}')
+    for names in filter(None, wanted):
+        if not any(row[name] or given.get(name) or name in misspelt for name in names):
+            fault(f'{" or ".join(names)}: {MISSING}')
     row['start'], row['end'] = (_seconds(name, given.get(name), fault) for name in ('start', 'end'))
     if row['end'] is not None and row['end'] <= (row['start'] or 0.0):
         fault(f'end: {row["end"]} must be greater than start = {row["start"] or 0.0}')

@@ -6,7 +6,6 @@ number of hosts, or on another mesh, sees what the unbroken run would have seen,
 Grain only brings the threads.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +13,8 @@ from functools import lru_cache
 import grain
 import numpy as np
 
-from long_vivit.inputs import patches, samplers, video
+from long_vivit.inputs import patches, samplers, sentences, short_text, video
+from long_vivit.inputs.text import text_key
 
 FRAME_ORDERS = ('ordered', 'shuffled', 'one_frame')
 
@@ -39,6 +39,9 @@ class View:
     text_length: int
     time_limit_s: float = 20.0
     max_missing: float = 0.1
+    short_text: str = ''
+    short_length: int = 0
+    sentences: str = 'all'
 
     @property
     def grid(self):
@@ -47,8 +50,8 @@ class View:
         return self.frames // self.tubelet, side, side
 
     def evaluation(self, sampler):
-        """The same view of all patches, with a sampler that does not draw."""
-        return replace(self, sampler=sampler, mask_rate=0.0)
+        """The same view of all patches and sentences, with a sampler that does not draw."""
+        return replace(self, sampler=sampler, mask_rate=0.0, sentences='all')
 
 
 class Order:
@@ -74,11 +77,6 @@ class Order:
         return int(self._permutation(epoch)[group]) * self.group_size + member
 
 
-def text_key(text):
-    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
-    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
-
-
 def pick_text(example, kind, rng):
     """The text of an example to train on; one of several captions is drawn.
 
@@ -94,6 +92,13 @@ def pick_text(example, kind, rng):
             "give it one, or set the stage's text to 'any' or to the kind of text that it has"
         )
     return texts[0] if len(texts) == 1 else texts[rng.integers(len(texts))]
+
+
+def read_text(example, view, rng):
+    """`pick_text`; of a long caption, where the view says 'sample', some sentences are drawn."""
+    text = pick_text(example, view.text, rng)
+    is_long = view.text != 'caption' and example.long_captions
+    return sentences.sample(text, rng) if is_long and view.sentences == 'sample' else text
 
 
 def load_video(example, view, rng, frame_orders=('ordered',)):
@@ -174,7 +179,7 @@ class Examples:
         rng = np.random.default_rng([*self.seed, 1, place])
         example = self.source[index]
         (shown,), where, error = load_video(example, self.view, rng)
-        text = pick_text(example, self.view.text, rng)
+        text = read_text(example, self.view, rng)
         tokens = self.tokenizer.encode([text], self.view.text_length)
         return {
             'patches': shown,
@@ -187,17 +192,20 @@ class Examples:
             'cut': np.bool_(tokens.num_tokens[0] > self.view.text_length),
             'id': example.id,
             'error': error,
+            'source': 'images' if self.view.frames == 1 else 'videos',
+            **short_text.read(example, text, self.view, self.tokenizer, rng),
         }
 
 
-HOST_ONLY = ('index', 'cut', 'id', 'error')  # keys of a batch that never go to a device
+# Keys of a batch that never go to a device.
+HOST_ONLY = ('index', 'cut', 'short_cut', 'id', 'error', 'source')
 
 
 def stack(examples):
-    """List of example dicts -> one dict of arrays [b, ...]; `id` and `error` become lists."""
+    """List of example dicts -> one dict of arrays [b, ...]; id, error and source become lists."""
     return {
         key: [e[key] for e in examples]
-        if key in ('id', 'error')
+        if key in ('id', 'error', 'source')
         else np.stack([e[key] for e in examples])
         for key in examples[0]
     }

@@ -62,12 +62,13 @@ def parse_spec(spec: str) -> Spec:
 
 
 def open_source(
-    spec: str, *, data_dir: str | Path = 'data/built', text: str = 'any'
+    spec: str, *, data_dir: str | Path = 'data/built', text: str = 'any', short_text: str = ''
 ) -> 'Videos | Stored':
     """The source that a data spec names.
 
     data_dir: folder of the stored data sets.
     text: what every example must have: 'caption', 'long_caption', 'any' of both, '' = nothing.
+    short_text: as the field of a stage; with 'caption' every example must have one of those too.
 
     Raises ValueError: the spec is none; the manifest has faults (all are listed); the data set
     was not built, or has no such split.
@@ -76,8 +77,8 @@ def open_source(
         raise ValueError(f'text: {text!r} must be one of {", ".join(map(repr, manifests.TEXTS))}.')
     parts = parse_spec(spec)
     if parts.manifest:
-        return Videos(spec, parts, text)
-    return Stored(spec, parts, Path(data_dir), text)
+        return Videos(spec, parts, text, short_text)
+    return Stored(spec, parts, Path(data_dir), text, short_text)
 
 
 class Videos:
@@ -88,8 +89,8 @@ class Videos:
     fingerprint: 16 hex digits; the same for the same rows, wherever the folder lies.
     """
 
-    def __init__(self, spec: str, parts: Spec, text: str):
-        rows = manifests.read_manifest(parts.manifest, parts.split, text)
+    def __init__(self, spec: str, parts: Spec, text: str, short_text: str):
+        rows = manifests.read_manifest(parts.manifest, parts.split, text, short_text)
         self.name = spec
         self.fingerprint = _digest(rows)
         grouped = rows[0]['group'] is not None
@@ -124,7 +125,7 @@ class Stored:
     video ends, for files that go on to the end of a last frame); all but id and video optional.
     """
 
-    def __init__(self, spec: str, parts: Spec, data_dir: Path, text: str):
+    def __init__(self, spec: str, parts: Spec, data_dir: Path, text: str, short_text: str):
         import tensorflow_datasets as tfds  # late: it takes a second, and manifests go without
 
         folder = _newest_version(data_dir, parts)
@@ -137,9 +138,9 @@ class Stored:
             raise ValueError(
                 f'{spec}: no split {split!r}; there are {", ".join(sorted(builder.info.splits))}.'
             )
-        wanted = manifests.TEXTS[text]
-        if wanted and not any(name in builder.info.features for name in wanted):
-            raise ValueError(f'{spec}: its records have no {" or ".join(wanted)}.')
+        for wanted in (manifests.TEXTS[text], manifests.ALSO.get(short_text)):
+            if wanted and not any(name in builder.info.features for name in wanted):
+                raise ValueError(f'{spec}: its records have no {" or ".join(wanted)}.')
         self.name = spec
         self._records = builder.as_data_source(parts.split)
         if not len(self._records):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 
 import ftfy
@@ -184,6 +185,11 @@ def scheme_of(model: tokenizers.Tokenizer, path: pathlib.Path) -> Scheme:
         f'{[PAD, START, END]}, and it has not the special tokens of another family ({others}). '
         'Set data.tokenizer to a file made by train_tokenizer, or to one of these.'
     )
+
+
+def text_key(text: str) -> np.int32:
+    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
+    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

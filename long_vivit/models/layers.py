@@ -13,6 +13,7 @@ from flax import nnx
 
 from long_vivit.models import parts
 from long_vivit.models.attention import attend
+from long_vivit.models.positions import turned
 from long_vivit.sharding import BATCH, constrain
 
 # What the backward pass of a block finds stored instead of computing it again, by name.
@@ -84,11 +85,15 @@ def activated(activation, linear, x):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width."""
+    """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width.
+
+    rotary: queries and keys are turned by their places, see `positions.turned`.
+    """
 
     def __init__(
-        self, width, heads, *, implementation='dense', split='auto', causal=False, dtype, rngs
-    ):
+        self, width, heads, *, implementation='dense', split='auto', causal=False, rotary=False,
+        dtype, rngs,
+    ):  # fmt: skip
         f = width // heads
         std = width**-0.5
         self.qkv = nnx.Param(std * jax.random.normal(rngs.params(), (width, 3, heads, f)))
@@ -96,15 +101,17 @@ class Attention(nnx.Module):
         self.out = nnx.Param(std * jax.random.normal(rngs.params(), (heads, f, width)))
         self.out_bias = nnx.Param(jnp.zeros((width,)))
         self.implementation, self.split = implementation, split
-        self.causal, self.dtype = causal, dtype
+        self.causal, self.rotary, self.dtype = causal, rotary, dtype
 
     def __call__(self, x, lengths=None):
         x = x.astype(self.dtype)
         qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
-        qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        query, key, value = qkv + self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        if self.rotary:
+            query, key = turned(query), turned(key)
         y = attend(
-            *qkv, implementation=self.implementation, split=self.split, lengths=lengths,
-            causal=self.causal,
+            query, key, value, implementation=self.implementation, split=self.split,
+            lengths=lengths, causal=self.causal,
         )  # fmt: skip
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)

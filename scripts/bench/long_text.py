@@ -1,0 +1,152 @@
+"""What each way to long text is worth: narratives and summaries of the built-in long stories.
+
+    python scripts/bench/long_text.py                     # 4 ways x 3 seeds, and the table
+    python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir /tmp/look
+
+All ways go on from the same weights, a text tower of 77 positions taught on images and on short
+films (WORKDIR/start, taught first), for the same steps on the same long films and texts:
+
+    cut           texts cut at 77 tokens: what a CLIP text tower does
+    interpolate   the table read at 248 even places
+    kps           Long-CLIP's stretching: 20 rows stay, as they are and for good
+    pcm           the same, and the summary against the main components of the videos
+    both          (not by default) the same, but the summary against the videos as they are
+
+Scored are, over the test films: the narrative (long_caption, at most 248 tokens) and the summary
+(caption), recall at 1, the mean of both ways. Summaries are taught in `pcm` and `both` only. Each
+cell is a work directory WORKDIR/WAY_SEED; what is finished is not taught again, and one that was
+stopped goes on. The rows are written to WORKDIR/rows.json as well.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from configs import long
+from long_vivit import config, inference, recipe, retrieval, train
+from long_vivit.inputs.pipeline import Clips
+from long_vivit.inputs.sources import open_source
+from long_vivit.metrics import both_ways
+from long_vivit.perf import keep_freed_memory
+from long_vivit.writers import write_json_atomic
+
+SHORT, LONG = 77, 248
+TEST = 'shape_stories/long:test'
+DEFAULT = ('cut', 'interpolate', 'kps', 'pcm')
+TEXTS = {'narrative': 'long_caption', 'summary': 'caption'}
+WAYS = {  # way -> what differs: fields by path
+    'cut': {'stages.long.text_length': SHORT},
+    'interpolate': {'model.text.stretch': 'interpolate'},
+    'kps': {'model.text.keep': 20},
+}
+WAYS['both'] = WAYS['kps'] | {
+    'loss.short_weight': 1.0, 'stages.long.short_text': 'caption',
+    'stages.long.short_length': SHORT,
+}  # fmt: skip
+WAYS['pcm'] = WAYS['both'] | {'loss.components': 8}
+
+
+def fields_of(workdir, seed):
+    """The small recipe with a text tower whose table grows from stage to stage."""
+    fields = long.get_config()
+    fields.workdir, fields.seed = str(workdir), seed
+    fields.model.text.length = 0
+    fields.eval.ablations = False
+    fields.stages.short.text_length = SHORT  # the image stage has 16; order is learnt afterwards
+    return fields
+
+
+def start(args):
+    """The work directory of the common start: images, then short films, 77 positions."""
+    fields = fields_of(args.workdir / 'start', 0)
+    fields.run = ('image', 'short')
+    fields.stages.image.steps, fields.stages.short.steps = args.start_steps
+    taught(fields)
+    return fields.workdir
+
+
+def cell(way, seed, begun, args):
+    """{text: recall at 1} of one way and seed, taught unless it is finished."""
+    workdir = args.workdir / f'{way}_{seed}'
+    file = workdir / 'long_text.json'
+    fields = fields_of(workdir, seed)
+    fields.run, fields.init = ('long',), str(begun)
+    fields.stages.long.update(
+        text_length=LONG, steps=args.steps, lr=args.lr, batch=args.batch, eval=''
+    )
+    fields.update_from_flattened_dict(WAYS[way])
+    taught(fields)
+    if not file.is_file():
+        write_json_atomic(file, scores(workdir))
+    return json.loads(file.read_text())
+
+
+def taught(fields):
+    """`train` of a configuration, which teaches what is not finished and refuses another one."""
+    run = config.resolve(fields)
+    if train.train(run):
+        raise SystemExit(f'{run.workdir}: stopped; the same command goes on')
+
+
+def scores(workdir):
+    """{text: mean recall at 1 of both ways} of the model in a work directory, on the test films."""
+    loaded = inference.load(workdir)
+    source = open_source(TEST, data_dir=loaded.run.data.dir)
+    clips = Clips(source, loaded.view, loaded.stage.eval_batch)
+    threads = recipe.num_threads(loaded.run)
+    (z_video,), broken = retrieval.embed_videos(loaded.model, clips, threads=threads)
+    if broken:
+        raise ValueError(retrieval.broken_message(source, broken))
+    found = {}
+    for name, kind in TEXTS.items():
+        texts, owner = retrieval.texts_of(source, kind)
+        length = loaded.view.text_length
+        z_text, num_cut = retrieval.embed_texts(
+            loaded.model, loaded.tokenizer, texts, length=length
+        )
+        ways = both_ways(z_video, z_text, owner).values()
+        found[name] = sum(way.recall_at_1 for way in ways) / 2
+        found[f'{name}_cut'] = num_cut
+    return found
+
+
+def show(rows, args):
+    """A line for each way: mean and spread over the seeds, in percent."""
+    print(f'\n{args.steps} steps of {args.batch}, seeds {args.seeds}: R@1 in percent, both ways')
+    for way, cells in rows.items():
+        parts = []
+        for name in TEXTS:
+            values = [100 * one[name] for one in cells]
+            spread = statistics.stdev(values) if len(values) > 1 else float('nan')
+            parts.append(f'{name} {statistics.mean(values):5.1f} +- {spread:.1f}')
+        parts.append(f'narratives cut {max(one["narrative_cut"] for one in cells)}')
+        print(f'  {way:12} ' + '   '.join(parts))
+
+
+def main():
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--workdir', type=Path, default=Path('runs/long_text'))
+    parser.add_argument('--ways', nargs='+', choices=WAYS, default=DEFAULT)
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=200)
+    parser.add_argument('--batch', type=int, default=32)
+    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--start_steps', type=int, nargs=2, default=(120, 600))
+    args = parser.parse_args()
+    keep_freed_memory()
+    begun, rows = start(args), {way: [] for way in args.ways}
+    for seed in range(args.seeds):
+        for way in args.ways:
+            rows[way].append(cell(way, seed, begun, args))
+            write_json_atomic(args.workdir / 'rows.json', vars(args) | {'rows': rows})
+
+    show(rows, args)
+
+
+if __name__ == '__main__':
+    main()
