@@ -104,6 +104,8 @@ def load(workdir, stage='', which='', **look):
     if weights.split(str(workdir)):
         if stage:
             raise ValueError(f'{workdir}: these weights have no stage {stage!r}')
+        if which == 'mean':
+            raise ValueError(f'{workdir}: these weights have no running mean')
         return load_weights(workdir, **look)
     if look:
         raise ValueError(f'{workdir}: {", ".join(look)} are of FAMILY:PATH only')
