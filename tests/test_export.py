@@ -90,7 +90,11 @@ def test_all_parameters_and_what_they_mean_are_written(model_of, words, tmp_path
         'norm_epsilon': 1e-6, 'grid': [2, 2, 2], 'patch': 16, 'tubelet': 2, 'pool': 'mean',
         'cls_repeat': True, 'norm_input': False, 'positions': 'split', 'head': True,
     }  # fmt: skip
-    assert config['text']['mlp_width'] == 24 and config['text']['length'] == 16
+    assert (
+        config['text']['positions'] == 'learned'
+        and config['text']['mlp_width'] == 24
+        and config['text']['length'] == 16
+    )
     assert config['text']['vocab'] == words.vocab_size and config['text']['kind'] == 'bidirectional'
     assert config['input']['frames'] == 4 and config['input']['sampler'] == 'mid'
     assert config['tokens'] == {'start': 1, 'end': 2, 'pad': 0}
