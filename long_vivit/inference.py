@@ -13,7 +13,6 @@ from long_vivit.inputs.text import Tokenizer
 from long_vivit.models.dual import DualEncoder
 from long_vivit.names import unflatten
 from long_vivit.retrieval import encode_patches, encode_tokens
-from long_vivit.stage import taught
 from long_vivit.workdir import Workdir
 
 
@@ -122,7 +121,7 @@ def load(workdir, stage='', which='', **look):
     fresh = jax.eval_shape(
         lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
     )
-    model = unflatten(fresh, taught(folder.checkpoints(chosen.name), which))
+    model = unflatten(fresh, start.taught(folder.checkpoints(chosen.name), which))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)
 

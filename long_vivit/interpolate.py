@@ -28,7 +28,6 @@ from long_vivit.config import Run
 from long_vivit.inputs.sources import open_source
 from long_vivit.names import flatten, unflatten
 from long_vivit.tables import print_results
-from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir, writable
 from long_vivit.writers import plain, write_json_atomic
 
@@ -111,7 +110,7 @@ def from_start(args, end, target):
     """
     if weights.split(args.start):
         flat, lines = weights.read(args.start, target)
-        params, more = warm_start(flat, target, drop=tuple(args.drop))
+        params, more = start.fitted(end.run, flat, target, tuple(args.drop))
         lines = [*lines, *more]
     else:
         same_tokenizer(args.start, end)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
-from long_vivit.checkpoints import Checkpoints, read_flat
+from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
-from long_vivit.names import below, flatten, unflatten
+from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
@@ -286,16 +286,3 @@ def score_stage(model, stage, tools, source, frame_orders=('ordered',), view=Non
         batch=stage.eval_batch, threads=tools.threads, frame_orders=frame_orders,
         allow_broken=tools.run.eval.allow_broken, mesh=tools.mesh,
     )  # fmt: skip
-
-
-def taught(folder, weights=''):
-    """The model's parameters in a checkpoint, or in the last of a folder of them, as a flat dict.
-
-    weights: 'mean', the running mean; 'raw', without it; '', the mean where there is one.
-    Raises ValueError: there is no mean.
-    """
-    flat = read_flat(folder)
-    mean = below(flat, 'ema')
-    if weights == 'mean' and not mean:
-        raise ValueError(f'{folder}: has no running mean; it was taught with optim.ema=0')
-    return mean if mean and weights != 'raw' else below(flat, 'model')

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from long_vivit import config, long_text, recipe, weights
+from long_vivit.checkpoints import read_flat
 from long_vivit.inputs.text import Tokenizer
-from long_vivit.names import flatten
-from long_vivit.stage import taught
+from long_vivit.names import below, flatten
 from long_vivit.warm_start import warm_start
 from long_vivit.workdir import Workdir
 
@@ -125,6 +125,19 @@ def init_params(path):
             raise ValueError(f'init: {path} has no finished stage to start from')
         return taught(workdir.checkpoints(done[-1]))
     return taught(folder)
+
+
+def taught(folder, weights=''):
+    """The model's parameters in a checkpoint, or in the last of a folder of them, as a flat dict.
+
+    weights: 'mean', the running mean; 'raw', without it; '', the mean where there is one.
+    Raises ValueError: there is no mean.
+    """
+    flat = read_flat(folder)
+    mean = below(flat, 'ema')
+    if weights == 'mean' and not mean:
+        raise ValueError(f'{folder}: has no running mean; it was taught with optim.ema=0')
+    return mean if mean and weights != 'raw' else below(flat, 'model')
 
 
 def model_like(run, stage, vocab):

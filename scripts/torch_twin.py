@@ -187,12 +187,15 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.kind = config['kind']
         self.embed = nn.Embedding(config['vocab'], config['width'])
-        self.positions = nn.Parameter(torch.zeros(config['length'], config['width']))
-        self.trunk = Trunk(config)
+        rotary = config['positions'] == 'rotary'
+        table = torch.zeros(config['length'], config['width'])
+        self.positions = None if rotary else nn.Parameter(table)
+        self.trunk = Trunk(config, config['rotary_base'] if rotary else 0)
         self.head = nn.Linear(config['width'], embed, bias=config['head_bias'])
 
     def forward(self, ids, lengths):
-        l, rows = ids.shape[1], len(self.positions)  # noqa: E741
+        l = ids.shape[1]  # noqa: E741
+        rows = l if self.positions is None else len(self.positions)
         if l > rows or (self.kind == 'padded' and l < rows):
             raise ValueError(f'text of {l} tokens, but the position table has {rows} rows')
         place = torch.arange(l, device=ids.device)
@@ -200,7 +203,8 @@ class TextEncoder(nn.Module):
         allowed = None if self.kind == 'padded' else real[:, None, None]
         if self.kind == 'causal':
             allowed = allowed & (place <= place[:, None])
-        x = self.trunk(self.embed(ids) + self.positions[:l], allowed)
+        x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions[:l]
+        x = self.trunk(x, allowed)
         if self.kind == 'padded':
             x = x[:, -1]
         elif self.kind == 'causal':
@@ -211,11 +215,11 @@ class TextEncoder(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Blocks and a last LayerNorm, [b, n, d] -> [b, n, d]."""
+    """Blocks and a last LayerNorm, [b, n, d] -> [b, n, d]. rotary: base of the turns, 0: none."""
 
-    def __init__(self, config):
+    def __init__(self, config, rotary=0):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config['depth']))
+        self.blocks = nn.ModuleList(Block(config, rotary) for _ in range(config['depth']))
         self.norm = nn.LayerNorm(config['width'], config['norm_epsilon'])
 
     def forward(self, x, allowed=None):
@@ -228,11 +232,11 @@ class Trunk(nn.Module):
 class Block(nn.Module):
     """Attention, then an MLP, each on a normalised copy."""
 
-    def __init__(self, config):
+    def __init__(self, config, rotary):
         super().__init__()
         d, epsilon = config['width'], config['norm_epsilon']
         self.norm_1, self.norm_2 = nn.LayerNorm(d, epsilon), nn.LayerNorm(d, epsilon)
-        self.attention = Attention(d, config['heads'])
+        self.attention = Attention(d, config['heads'], rotary)
         self.up = nn.Linear(d, config['mlp_width'])
         self.down = nn.Linear(config['mlp_width'], d)
         self.activation = ACTIVATIONS[config['activation']]
@@ -245,14 +249,18 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
-    def __init__(self, d, heads):
+    def __init__(self, d, heads, rotary=0):
         super().__init__()
         self.qkv, self.out, self.heads = nn.Linear(d, 3 * d), nn.Linear(d, d), heads
+        self.rotary = rotary
 
     def forward(self, x, allowed=None):
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(*qkv, attn_mask=allowed)
+        query, key, value = qkv
+        if self.rotary:
+            query, key = turned(query, self.rotary), turned(key, self.rotary)
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
 
 
@@ -279,6 +287,16 @@ class MapPool(nn.Module):
                  for y in (query, key, value))  # fmt: skip
         y = own.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(b, d))
         return y + self.down(self.activation(self.up(self.norm(y))))
+
+
+def turned(x, base):
+    """Queries or keys [b, m, n, f]: each pair (i, i + f/2) is turned by place * base^(-2 i / f)."""
+    half = x.shape[-1] // 2
+    frequency = base ** -(torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency
+    cos, sin = angle.cos().float(), angle.sin().float()
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def unit(x):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from long_vivit.models.positions import ROTARY_BASE
 from long_vivit.writers import write_json_atomic, write_text_atomic
 
 FORMAT, VERSION = 'long_vivit', 1
@@ -26,11 +27,11 @@ def architecture(model) -> dict[str, Any]:
 
     Returns:
       {'video': {...}, 'text': {...}, 'embed': e, 'logit_bias': bool}. The fields of the towers are
-      those of configs/base.py; besides, 'grid' of the video is [t, h, w], 'length' and 'vocab' of
-      the text are the rows of its tables.
+      those of configs/base.py; besides, 'grid' of the video is [t, h, w], 'length' (0: any, there
+      is no table) and 'vocab' of the text are the rows of its tables.
     """
     video, text = model.video, model.text
-    tubelet = video.tubelet_embed
+    tubelet, rotary = video.tubelet_embed, text.positions is None
     side = round((video.image_embed.kernel.shape[0] / 3) ** 0.5)
     return {
         'video': {
@@ -47,9 +48,10 @@ def architecture(model) -> dict[str, Any]:
         'text': {
             **_trunk(text.trunk),
             'vocab': text.embed.shape[0],
-            'length': text.positions.shape[0],
+            'length': 0 if rotary else text.positions.shape[0],
             'kind': text.kind,
-            'positions': 'learned',
+            'positions': 'rotary' if rotary else 'learned',
+            'rotary_base': ROTARY_BASE,
             'head_bias': text.head.bias is not None,
         },
         'embed': text.head.kernel.shape[-1],

@@ -14,6 +14,7 @@ from tokens_parity import TEXTS, save_tokenizer
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import long_vivit
+from long_vivit.inputs.foreign_text import clip_clean
 from long_vivit.names import flatten, unflatten
 from long_vivit.weights import clip_out, flat
 
@@ -78,8 +79,9 @@ def compare(size, out, loaded):
     yield towers.Row(size, 'names amiss', sum(len(names) for names in info.values()), 0)
     images = towers.images(4, loaded.view.pixels, seed=1)
     pixels = AutoImageProcessor.from_pretrained(out)(list(images), return_tensors='pt')
+    texts = [clip_clean(text) for text in TEXTS]  # theirs does not read HTML entities
     words = AutoTokenizer.from_pretrained(out)(
-        TEXTS, padding=True, truncation=True, return_tensors='pt'
+        texts, padding=True, truncation=True, return_tensors='pt'
     )
     with torch.no_grad():
         theirs = model.eval()(**words, **pixels)

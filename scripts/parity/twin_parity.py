@@ -35,6 +35,8 @@ CASES = {  # name: fields of model.video, of model.text, of model
         {'pool': 'cls', 'cls_repeat': False, 'positions': 'joint', 'activation': 'gelu_erf'},
         {}, {},
     ),
+    'rotary': ({}, {'positions': 'rotary'}, {}),
+    'rotary, causal': ({}, {'positions': 'rotary', 'kind': 'causal'}, {}),
     'tubelets of one frame': ({'tubelet': 1, 'pool': 'cls'}, {'kind': 'causal'}, {}),
 }  # fmt: skip
 TOWER = {'width': 32, 'depth': 3, 'heads': 4}
@@ -83,7 +85,7 @@ def compare(name, model, twin):
                 theirs = twin.encode_video(clips) if what == 'all' else twin.video(*cut)
             ours = encode_patches(model, *(jnp.asarray(x.numpy()) for x in cut))
             yield towers.Row(name, f'{frames} frames, {what}', towers.gap(ours, theirs))
-    longest = len(twin.text.positions)
+    longest = 12 if twin.text.positions is None else len(twin.text.positions)
     for length in (longest,) if twin.text.kind == 'padded' else (longest, longest // 2):
         ids = rng.integers(0, VOCAB, (4, length))
         lengths = np.array([length, 2, 3, length - 1])
