@@ -91,13 +91,20 @@ class Attention(nnx.Module):
         self.causal, self.dtype = causal, dtype
 
     def __call__(self, x, lengths=None):
-        x = x.astype(self.dtype)
-        qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
-        qkv += self.qkv_bias[...].astype(self.dtype)[:, None, None]
         y = attend(
-            *qkv, implementation=self.implementation, split=self.split, lengths=lengths,
-            causal=self.causal,
+            *self.project(x), implementation=self.implementation, split=self.split,
+            lengths=lengths, causal=self.causal,
         )  # fmt: skip
+        return self.join(y)
+
+    def project(self, x, which=slice(None)):
+        """x [b, n, d] -> [s, b, n, m, f]: queries, keys and values, or `which` of the three."""
+        x = x.astype(self.dtype)
+        qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[:, which].astype(self.dtype))
+        return qkv + self.qkv_bias[which].astype(self.dtype)[:, None, None]
+
+    def join(self, y):
+        """What the heads found, [b, n, m, f] -> [b, n, d]."""
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)
 
@@ -118,9 +125,10 @@ class Block(nnx.Module):
     def __call__(self, x, lengths=None, *, in_parts=False):
         """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
         x = x + self.attention(self.norm_1(x), lengths)
-        return x + (parts.over_tokens(self._mlp, x) if in_parts else self._mlp(x))
+        return x + (parts.over_tokens(self.mlp, x) if in_parts else self.mlp(x))
 
-    def _mlp(self, x):
+    def mlp(self, x):
+        """What the second half of the block adds to x."""
         return gelu_linear(self.down, self.up(self.norm_2(x)))
 
 

@@ -70,7 +70,11 @@ class VideoEncoder(nnx.Module):
         if self.cls is not None:
             cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
             x = jnp.concatenate([cls, x], axis=1)
-        x = self.trunk(x, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
+        return self.pooled(self.trunk(x, num_frozen=num_frozen, axis=SEQ))
+
+    def pooled(self, x):
+        """What the trunk returned, [b, n, d] -> z_video."""
+        x = x.astype(jnp.float32)
         x = x.mean(1) if self.cls is None else x[:, 0]
         return unit(self.head(x))
 
