@@ -36,7 +36,7 @@ def _attend(query, key, value, lengths, causal):
 
 def _attend_forward(query, key, value, lengths, causal):
     out, lse = forward(query, key, value, lengths, causal)
-    out, lse = map(parts.kept, (out.astype(query.dtype), lse), parts.ATTENTION)
+    out, lse = (parts.kept(x, parts.ATTENTION) for x in (out.astype(query.dtype), lse))
     return out, (query, key, value, lengths, out, lse)
 
 

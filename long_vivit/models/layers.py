@@ -22,7 +22,7 @@ CUDNN = 'dot_product_attention_fwd_wrapper'  # JAX's primitive, which names noth
 
 def _keep_attention(primitive, *others, **params):
     """True for what a block was given, and for the output and log-sum-exp of attention."""
-    named = policies.save_only_these_names(parts.BLOCK_INPUT, *parts.ATTENTION)
+    named = policies.save_only_these_names(parts.BLOCK_INPUT, parts.ATTENTION)
     return primitive.name == CUDNN or named(primitive, *others, **params)
 
 

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from long_vivit.sharding import BATCH, SEQ, axis_size
 
 TOKENS = 16_384  # of one device, worked at together
-BLOCK_INPUT, ATTENTION = 'block_input', ('attention_out', 'attention_lse')  # names for remat
+BLOCK_INPUT, ATTENTION = 'block_input', 'attention'  # names for remat
 
 
 def num_batch_parts(b, n):
