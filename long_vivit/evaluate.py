@@ -11,6 +11,8 @@ import json
 import sys
 from dataclasses import replace
 
+import jax
+
 from long_vivit import command_line, hardware, hosts, inference, recipe, retrieval
 from long_vivit.inputs.pipeline import FRAME_ORDERS
 from long_vivit.inputs.samplers import SAMPLERS
@@ -55,7 +57,9 @@ def evaluate(args):
     if args.batch < 0:
         raise ValueError(f'--batch={args.batch}: it must be 1 or more')
     keep_freed_memory()
-    loaded = inference.load(args.checkpoint, args.stage)
+    mesh = hardware.make_mesh('--mesh', args.mesh)
+    with jax.set_mesh(mesh):  # which attention can run depends on it
+        loaded = inference.load(args.checkpoint, args.stage)
     run, stage = loaded.run, loaded.stage
     text = args.text or stage.text
     spec = args.data or stage.eval
@@ -69,7 +73,7 @@ def evaluate(args):
         loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
         threads=recipe.num_threads(run), frame_orders=orders,
         allow_broken=args.allow_broken or run.eval.allow_broken,
-        mesh=hardware.mesh_to_score(args.mesh, run, view),
+        mesh=hardware.fitting_to_score(mesh, run, view),
     )  # fmt: skip
     scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
     results = plain({'stages': {stage.name: scored}})

@@ -4,7 +4,7 @@ import jax
 
 from long_vivit import axes, sharding
 from long_vivit.inputs.patches import num_kept
-from long_vivit.recipe import eval_view, view
+from long_vivit.recipe import eval_view, split_of, view
 
 
 def mesh_of(run, devices=None):
@@ -19,12 +19,11 @@ def mesh_of(run, devices=None):
     return fitting(mesh, found)
 
 
-def mesh_to_score(spec, run, looks):
-    """The mesh to score a model of `run` on, that looks at videos by the View `looks`.
+def fitting_to_score(mesh, run, looks):
+    """`mesh`, on which a model of `run` is scored that looks at videos by the View `looks`.
 
     Raises ValueError as `mesh_of` does.
     """
-    mesh = make_mesh('--mesh', spec)
     return fitting(mesh, [*model_faults(run, mesh), *view_faults('--mesh', looks, mesh)])
 
 
@@ -55,6 +54,11 @@ def model_faults(run, mesh):
             "model.video.remat: 'offload', but on CPU the host's memory is the device's; use "
             "'full', which computes the same"
         )
+    if seq > 1 and run.model.video.heads % tensor == 0:
+        try:
+            split_of(run, seq, tensor)
+        except ValueError as error:  # ulysses is named, and the heads do not divide
+            yield str(error)
     if seq > 1 and run.model.video.pool == 'cls':
         yield f"model.video.pool: 'cls' adds a token that is no patch; use 'mean' with seq={seq}"
 

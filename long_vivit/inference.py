@@ -93,6 +93,8 @@ class Loaded:
 def load(workdir, stage=''):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
+    Its attention is what runs on this backend and the ambient mesh, where one is set.
+
     Raises ValueError: no run was begun in the folder, or the stage is unknown or unfinished.
     """
     folder = Workdir(workdir)

@@ -46,8 +46,9 @@ def teach(stage, tools, sources, start):
             f'{stage.name}: a batch of {stage.batch} takes some of the {len(sources["train"])} '
             'examples more than once'
         )
-    init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
-    shapes = jax.eval_shape(init)
+    with jax.set_mesh(mesh):
+        init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
+        shapes = jax.eval_shape(init)
     lies, whole = layout.shardings(shapes, mesh)
     for line in whole:
         if line.startswith('model/'):

@@ -55,7 +55,8 @@ def train(run, profile=''):
     profile = Profile(profile, workdir.profile, say)
     tokenizer = Tokenizer.load(tokenizer_file(run))
     mesh = hardware.mesh_of(run)
-    attention, why = recipe.attention_of(run)
+    with jax.set_mesh(mesh):
+        attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
     hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
     names = ', '.join(stage.name for stage in run.stages)
