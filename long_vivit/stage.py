@@ -14,7 +14,7 @@ from long_vivit.names import below, flatten, unflatten
 from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
-from long_vivit.stop import Stop, Stopped
+from long_vivit.stop import Stopped
 from long_vivit.window import Window
 from long_vivit.workdir import writable
 
@@ -131,7 +131,7 @@ class Loop:
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
         with (
             Progress(stage.name, stage.steps, at, name_width=width) as self.bar,
-            Stop() as stop,
+            tools.signals.waiting(),
             ThreadPoolExecutor(1) as watcher,
         ):
             for step, batch in enumerate(self.meter.batches(ahead), at + 1):
@@ -150,7 +150,7 @@ class Loop:
                 if step % every == 0 or step == stage.steps:
                     self.due, self.window = (step, self.window), Window()
                 self.bar.advance(step)
-                signal = ear(stop.signal)
+                signal = ear(tools.signals.noted)
                 if step == stage.steps or signal or self.is_time(step):
                     self.rest(step, state, signal)
         return state

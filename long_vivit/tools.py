@@ -24,4 +24,5 @@ class Tools:
     bad_steps: BadSteps
     threads: int
     profile: object  # `profiler.Profile`
+    signals: object  # `stop.Signals`
     say: object = print

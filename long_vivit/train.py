@@ -26,7 +26,7 @@ from long_vivit.names import flatten
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
 from long_vivit.stage import score_stage, taught, teach
-from long_vivit.stop import AtOnce, Signalled, Stopped, words
+from long_vivit.stop import Signalled, Signals, Stopped, words
 from long_vivit.tables import print_results
 from long_vivit.tools import Tools
 from long_vivit.warm_start import warm_start
@@ -65,9 +65,14 @@ def train(run, profile=''):
     if kept := keep_compiled(run.compile_cache, workdir.path):
         say(kept)
     try:
-        with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
+        with (
+            Signals(wait=not hosts.alone()) as signals,
+            writable(workdir.path),
+            contextlib.ExitStack() as stack,
+        ):
             stack.callback(workdir.close)
-            teach_all(make_tools(run, workdir, tokenizer, mesh, profile, stack), sources)
+            tools = make_tools(run, workdir, tokenizer, mesh, profile, signals, stack)
+            teach_all(tools, sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -92,14 +97,23 @@ def teach_all(tools, sources):
     """The stages that are not finished, one after the other."""
     names = [stage.name for stage in tools.run.stages]
     finished = hosts.told([name for name in names if tools.workdir.finished(name)])
-    for stage in tools.run.stages:
+    for before, stage in zip((None, *tools.run.stages), tools.run.stages, strict=False):
         if stage.name in finished:
             say(f'{stage.name}: finished before')
-        else:
-            teach_and_score(stage, tools, sources[stage.name])
+            continue
+        if before:
+            heed_signals(before, tools)
+        teach_and_score(stage, tools, sources[stage.name])
     for ledger in (tools.broken, tools.bad_steps):
         if len(ledger):
             say(ledger.summary())
+
+
+def heed_signals(stage, tools):
+    """Ends the run in all processes, where one was told to, behind the taught `stage`."""
+    signal = max(hosts.gathered(tools.signals.noted or 0))
+    if signal:
+        raise Stopped(signal, stage.name, stage.steps)
 
 
 def teach_and_score(stage, tools, sources):
@@ -109,6 +123,7 @@ def teach_and_score(stage, tools, sources):
     if line:
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: start_params(stage, tools))
+    heed_signals(stage, tools)
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:
         say(f'{stage.name}: scoring on {sources["eval"].name}')
@@ -182,7 +197,7 @@ def tokenizer_file(run):
     return file
 
 
-def make_tools(run, workdir, tokenizer, mesh, profile, stack):
+def make_tools(run, workdir, tokenizer, mesh, profile, signals, stack):
     """What the stages share; the files among it are closed with `stack`."""
     curves, writers = None, []
     if hosts.first():
@@ -197,7 +212,8 @@ def make_tools(run, workdir, tokenizer, mesh, profile, stack):
     return Tools(
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=mesh, curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
-        threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
+        threads=recipe.num_threads(run), profile=stack.enter_context(profile), signals=signals,
+        say=say,
     )  # fmt: skip
 
 
