@@ -17,8 +17,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, recipe
+from long_vivit import command_line, hardware, hosts, recipe, retrieval
 from long_vivit.compiling import keep_compiled
+from long_vivit.inputs import opening
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.ledger import BadSteps, Ledger
@@ -58,6 +59,8 @@ def train(run, profile=''):
     with jax.set_mesh(mesh):
         attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
+    if not (run.eval.allow_broken or workdir.config.exists()):
+        hosts.on_first(lambda: check_files(run, [one['eval'] for one in sources.values()]))
     hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
     names = ', '.join(stage.name for stage in run.stages)
     say(f'{workdir.path}: {names} on {hardware.words(mesh)}')
@@ -182,6 +185,16 @@ def open_sources(run, stage):
         if stage.eval
         else None,
     }
+
+
+def check_files(run, sources):
+    """Raises ValueError where a video to score on is of no use: it would end the run later on."""
+    for source in {source.name: source for source in sources if source}.values():
+        broken = opening.unusable(
+            source, time_limit_s=run.data.time_limit_s, threads=recipe.num_threads(run)
+        )
+        if broken:
+            raise ValueError(retrieval.broken_message(source, broken))
 
 
 def tokenizer_file(run):
