@@ -66,12 +66,14 @@ def model_faults(run, mesh):
 def stage_faults(run, stage, mesh):
     """A line for each field of a stage that the mesh does not divide."""
     parts = sharding.batch_parts(mesh)
-    if stage.batch % parts:
-        names = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes.BATCH)
-        yield (
-            f'stages.{stage.name}.batch: {stage.batch} does not split over {names}; it must be a '
-            f'multiple of {parts}'
-        )
+    for field in ('batch', 'micro_batch'):
+        size = getattr(stage, field)
+        if size % parts:
+            names = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes.BATCH)
+            yield (
+                f'stages.{stage.name}.{field}: {size} does not split over {names}; it must be a '
+                f'multiple of {parts}'
+            )
     yield from view_faults(f'stages.{stage.name}.mask_rate', view(run, stage), mesh)
     if stage.image_ratio:
         looks = view(run, stage, image=True)

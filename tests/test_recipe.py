@@ -84,10 +84,18 @@ def test_auto_attention_is_what_runs_on_the_mesh(tiny_stories, tmp_path, monkeyp
 
 
 def test_faults_of_the_mesh_come_together(tiny_stories, tmp_path):
-    run = tiny_run.resolved(tiny_stories, tmp_path, model__sequence='ulysses', mesh='seq=8')
-    words = r"model.sequence is 'ulysses', but 2 heads do not divide by seq=8(.|\n)*stages\.image"
-    with pytest.raises(ValueError, match=words):
+    fields = {'model__sequence': 'ulysses', 'mesh': 'data=2,seq=4', 'stages__short__micro_batch': 1}
+    run = tiny_run.resolved(tiny_stories, tmp_path, stages__image__batch=9, **fields)
+    with pytest.raises(ValueError) as caught:
         hardware.mesh_of(run, jax.devices()[:8])
+    _, *faults = str(caught.value).splitlines()
+    wanted = [
+        "model.sequence is 'ulysses', but 2 heads do not divide by seq=4",
+        'stages.image.batch: 9 does not split over dcn=1 x data=2 x fsdp=1',
+        'stages.short.micro_batch: 1 does not split over dcn=1 x data=2 x fsdp=1',
+    ]
+    assert len(faults) == len(wanted), faults
+    assert all(map(str.startswith, map(str.strip, faults), wanted)), faults
 
 
 def with_fields(run, **fields):
