@@ -190,11 +190,11 @@ def test_groups_lie_together(tmp_path):
 def test_a_group_lies_within_a_split(tmp_path):
     """The same name in another split is another group, whether or not splits are read together."""
     rows = [row(i, group=i // 2 % 3, split='test' if i > 5 else 'train') for i in range(10)]
-    path = write_rows(tmp_path / 'm.jsonl', rows)
-    source = open_source(f'videos:{path}')
+    spec = write_rows(tmp_path / 'm.jsonl', rows)
+    source = open_source(spec)
     assert source.group_size == 2
     assert [source[i].group for i in range(10)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert len(open_source(f'videos:{path}#test')) == 4
+    assert len(open_source(f'{spec}#test')) == 4
 
 
 def test_uneven_groups_are_refused(tmp_path):
