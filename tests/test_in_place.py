@@ -59,7 +59,7 @@ def test_bfloat16_is_no_coarser(short_parts):
     assert error < 1.5 * own < 0.05, (error, own)
 
 
-@pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 1, 'tensor': 2}, {'fsdp': 2, 'seq': 2}])
+@pytest.mark.parametrize('mesh', [{'fsdp': 2, 'tensor': 2}, {'fsdp': 2, 'seq': 2}])
 def test_over_devices(mesh, short_parts):
     """A video on each device and heads over two; where the mesh splits tokens, none in place."""
     model, patches, where = model_and_video(attention='blockwise')
