@@ -24,7 +24,7 @@ BENCH ?= masking attention loss memory reading decoding
 
 PARITY ?=
 
-.PHONY: help setup setup-dev data train test parity bench lint format constraints clean
+.PHONY: same-python help setup setup-dev data train test parity bench lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,7 +74,18 @@ $(python) $(parity_python):
 	    "Name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(@:%/bin/python=%)
 
-$(ready): requirements.txt constraints/py311.txt constraints/py312.txt | $(python)
+# A PYTHON that is named is not the environment's: that is said, since nothing would come of it.
+same-python: | $(python)
+ifneq ($(origin PYTHON),file)
+	@version='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	found=$$($(python) -c "$$version"); \
+	wanted=$$($(PYTHON) -c "$$version" 2>/dev/null) || wanted='no working Python'; \
+	test "$$wanted" = "$$found" || { echo "error: $(VENV) has Python $$found, and" \
+	  "PYTHON=$(PYTHON) is $$wanted. Remove $(VENV) to have it made anew, or make another" \
+	  "beside it: VENV=.venv-new" >&2; exit 1; }
+endif
+
+$(ready): requirements.txt constraints/py311.txt constraints/py312.txt | same-python
 	$(python) -m pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -c $(call pick_constraints,$(python))
 	@touch $@

@@ -12,7 +12,6 @@ import jax
 
 from long_vivit import compiling, config, hardware, layout, recipe, sharding
 from long_vivit.axes import FSDP
-from long_vivit.names import below, flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
 OPTIONS = compiling.HASTY
@@ -47,8 +46,9 @@ class Estimate:
 
 def compiled(run, stage, vocab, mesh):
     """The compiled training step of a stage, and the State and batch it takes as shapes."""
-    init, step = recipe.training(run, stage, vocab)
-    shapes = jax.eval_shape(init)
+    with jax.set_mesh(mesh):
+        init, step = recipe.training(run, stage, vocab)
+        shapes = jax.eval_shape(init)
     lies, _ = layout.shardings(shapes, mesh)
     state = layout.like(shapes, lies)
     arrays = recipe.batch_like(run, stage)
@@ -92,11 +92,11 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
     b, k, values = recipe.batch_like(run, stage)['patches'].shape
     flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
     seconds = flops / (mfu * chip.peak_flops * mesh.size)
-    shapes = jax.eval_shape(recipe.training(run, stage, vocab)[0])
     taken = memory(run, stage, vocab, mesh)
+    model = jax.eval_shape(lambda: recipe.model(run, stage, vocab, jax.random.key(0)))
     return Estimate(
         stage=stage.name,
-        num_parameters=sum(math.prod(x.shape) for x in below(flatten(shapes), 'model').values()),
+        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model)),
         memory=taken,
         flops_per_step=flops,
         step_seconds=seconds,

@@ -12,6 +12,8 @@ import json
 import sys
 from dataclasses import replace
 
+import jax
+
 from long_vivit import command_line, hardware, hosts, inference, recipe, retrieval
 from long_vivit.inputs.pipeline import FRAME_ORDERS
 from long_vivit.inputs.samplers import SAMPLERS
@@ -92,7 +94,9 @@ def evaluate(args):
 def score(args, weights):
     """(name of the stage, scores and protocol) of one set of weights of the checkpoint."""
     look = {name: getattr(args, name) for name in LOOK if getattr(args, name)}
-    loaded = inference.load(args.checkpoint, args.stage, weights, **look)
+    mesh = hardware.make_mesh('--mesh', args.mesh)
+    with jax.set_mesh(mesh):  # which attention can run depends on it
+        loaded = inference.load(args.checkpoint, args.stage, weights, **look)
     run, stage = loaded.run, loaded.stage
     view, spec = loaded.view, args.data or stage.eval
     if args.images:
@@ -107,7 +111,7 @@ def score(args, weights):
         loaded.model, source, view, loaded.tokenizer, batch=args.batch or stage.eval_batch,
         threads=recipe.num_threads(run), frame_orders=orders,
         allow_broken=args.allow_broken or run.eval.allow_broken,
-        mesh=hardware.mesh_to_score(args.mesh, run, view),
+        mesh=hardware.fitting_to_score(mesh, run, view),
     )  # fmt: skip
     scored['protocol'] |= {'checkpoint': args.checkpoint, 'stage': stage.name}
     if weights:

@@ -4,7 +4,7 @@ import jax
 
 from long_vivit import axes, sharding
 from long_vivit.inputs.patches import num_kept
-from long_vivit.recipe import eval_view, view
+from long_vivit.recipe import eval_view, split_of, view
 
 
 def mesh_of(run, devices=None):
@@ -19,12 +19,11 @@ def mesh_of(run, devices=None):
     return fitting(mesh, found)
 
 
-def mesh_to_score(spec, run, looks):
-    """The mesh to score a model of `run` on, that looks at videos by the View `looks`.
+def fitting_to_score(mesh, run, looks):
+    """`mesh`, on which a model of `run` is scored that looks at videos by the View `looks`.
 
     Raises ValueError as `mesh_of` does.
     """
-    mesh = make_mesh('--mesh', spec)
     return fitting(mesh, [*model_faults(run, mesh), *view_faults('--mesh', looks, mesh)])
 
 
@@ -45,7 +44,7 @@ def fitting(mesh, faults):
 
 def model_faults(run, mesh):
     """A line for each field of the model that the mesh does not divide."""
-    tensor = mesh.shape[axes.TENSOR]
+    seq, tensor = mesh.shape[axes.SEQ], mesh.shape[axes.TENSOR]
     for tower in ('video', 'text'):
         heads = getattr(run.model, tower).heads
         if heads % tensor:
@@ -55,17 +54,24 @@ def model_faults(run, mesh):
             "model.video.remat: 'offload', but on CPU the host's memory is the device's; use "
             "'full', which computes the same"
         )
+    if seq > 1 and run.model.video.heads % tensor == 0:
+        try:
+            split_of(run, seq, tensor)
+        except ValueError as error:  # ulysses is named, and the heads do not divide
+            yield str(error)
 
 
 def stage_faults(run, stage, mesh):
     """A line for each field of a stage that the mesh does not divide."""
     parts = sharding.batch_parts(mesh)
-    if stage.batch % parts:
-        names = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes.BATCH)
-        yield (
-            f'stages.{stage.name}.batch: {stage.batch} does not split over {names}; it must be a '
-            f'multiple of {parts}'
-        )
+    for field in ('batch', 'micro_batch'):
+        size = getattr(stage, field)
+        if size % parts:
+            names = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes.BATCH)
+            yield (
+                f'stages.{stage.name}.{field}: {size} does not split over {names}; it must be a '
+                f'multiple of {parts}'
+            )
     yield from view_faults(f'stages.{stage.name}.mask_rate', view(run, stage), mesh)
     if stage.image_ratio:
         looks = view(run, stage, image=True)

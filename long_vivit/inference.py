@@ -92,6 +92,8 @@ class Loaded:
 def load(workdir, stage='', which='', **look):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
+    Its attention is what runs on this backend and the ambient mesh, where one is set.
+
     Args:
       workdir: its path; or FAMILY:PATH, weights of others, which then look at a video as `look`
         says: see `load_weights`.

@@ -51,9 +51,8 @@ def make(run, chip):
     """The plan as plain values: what is printed as JSON."""
     from long_vivit import estimate, hardware
 
-    offload = run.model.video.remat == 'offload'
-    if offload:  # the devices that stand in have no memory apart from the host's
-        run = estimate.changed(run, {'model.video.remat': 'full'})
+    instead = counted_as(run)
+    run = estimate.changed(run, instead)
     mesh, (vocab, whose), stages = hardware.mesh_of(run), vocabulary(run), []
     for stage in run.stages:
         note(f'{stage.name}: compiling')
@@ -66,12 +65,22 @@ def make(run, chip):
         'devices': DEVICES.value,
         'mesh': {axis: size for axis, size in mesh.shape.items() if size > 1},
         'mfu': MFU.value,
-        'offload_counted_as_full': offload,
+        'counted_as': instead,
         'vocabulary': vocab,
         'vocabulary_of': whose,
         'compiler': 'XLA for CPU',
         'stages': stages,
     }
+
+
+def counted_as(run):
+    """{path: value} of fields that the devices that stand in cannot do as they are set."""
+    found = {}
+    if run.model.video.remat == 'offload':  # no memory apart from the host's
+        found['model.video.remat'] = 'full'
+    if run.model.attention in ('cudnn', 'splash'):
+        found['model.attention'] = 'blockwise'
+    return found
 
 
 def vocabulary(run):
@@ -139,8 +148,8 @@ def sentences(plan):
         "The peak is XLA's for the CPU, which holds bfloat16 work as float32: more than a GPU or "
         'TPU would, but theirs has kernels and workspace of its own. Leave a tenth free.'
     )
-    if plan['offload_counted_as_full']:
-        yield "remat 'offload' is counted as 'full': what waits on the host is in the activations."
+    for path, value in plan['counted_as'].items():
+        yield f'{path} is counted as {value!r}, since a CPU stands in for the device.'
     for stage in plan['stages']:
         if not stage['fits']:
             ways = stage['would_fit_with']

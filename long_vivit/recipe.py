@@ -11,10 +11,12 @@ from long_vivit import flops, long_text, optim
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.losses import components, form
+from long_vivit.models import sequence
 from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
 from long_vivit.models.pool import num_cls
 from long_vivit.models.positions import TIME_SCALE, waves
+from long_vivit.sharding import SEQ, TENSOR, axis_size
 from long_vivit.state import State, unflatten
 from long_vivit.step import make_step
 
@@ -65,7 +67,10 @@ def image_view(run, stage):
 
 
 def model(run, stage, vocab, key):
-    """The dual encoder of a stage, fresh; its position tables fit the stage's inputs."""
+    """The dual encoder of a stage, fresh; its position tables fit the stage's inputs.
+
+    It is for the ambient mesh: see `attention_of`.
+    """
     video, text = run.model.video, run.model.text
     loss = run.loss  # of runs before there was the sigmoid loss it has no `kind`
     dtype = DTYPES[run.model.dtype]
@@ -112,11 +117,19 @@ def chosen(section, fields):
 
 
 def attention_of(run):
-    """The video encoder's attention on this backend, by name, and why: see `resolve`."""
-    video = run.model.video
+    """The video encoder's attention on this backend and the ambient mesh, by name, and why.
+
+    Raises ValueError: see `attention.resolve` and `sequence.resolve`.
+    """
+    video, seq = run.model.video, axis_size(SEQ)
     dtype, head_width = DTYPES[run.model.dtype], video.width // video.heads
-    ring = run.model.sequence == 'ring'
+    ring = seq > 1 and split_of(run, seq, axis_size(TENSOR))[0] == 'ring'
     return resolve(run.model.attention, jax.default_backend(), dtype, head_width, ring=ring)
+
+
+def split_of(run, seq, tensor):
+    """How devices share a video's tokens on a mesh of such axes, by name, and why."""
+    return sequence.resolve(run.model.sequence, run.model.video.heads, seq, tensor)
 
 
 def knows_order(flat):
@@ -148,7 +161,10 @@ def stage_key(run, stage):
 
 
 def training(run, stage, vocab):
-    """The two functions of a stage: init() -> State, and step(state, batch) -> (state, watch)."""
+    """The two functions of a stage: init() -> State, and step(state, batch) -> (state, watch).
+
+    For the ambient mesh, in which they must be called too.
+    """
     like = jax.eval_shape(lambda: model(run, stage, vocab, jax.random.key(0)))
     depth, fields = run.model.video.depth, run.optim
     optimiser = optim.make(

@@ -10,12 +10,13 @@ from long_vivit import hosts, layout, sharding
 from long_vivit.bootstrap import recall_interval
 from long_vivit.inputs.pipeline import Clips, read_ahead
 from long_vivit.metrics import both_ways, twin_accuracy
+from long_vivit.models import in_place
 
 
 @jax.jit
 def encode_patches(model, patches, where):
-    """The compiled video tower: z_video float32 [b, e], on every device; see `VideoEncoder`."""
-    return sharding.constrain(model.video(patches, where), None, None)
+    """The compiled video tower: z_video float32 [b, e], on every device; see `in_place.encode`."""
+    return sharding.constrain(in_place.encode(model.video, patches, where), None, None)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
-from long_vivit.stop import Stop, Stopped
+from long_vivit.stop import Stopped
 from long_vivit.window import Window
 from long_vivit.workdir import writable
 
@@ -47,8 +47,9 @@ def teach(stage, tools, sources, start):
             f'{stage.name}: a batch of {stage.batch} takes some of the {len(sources["train"])} '
             'examples more than once'
         )
-    init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
-    shapes = jax.eval_shape(init)
+    with jax.set_mesh(mesh):
+        init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
+        shapes = jax.eval_shape(init)
     lies, whole = layout.shardings(shapes, mesh)
     for line in whole:
         if line.startswith('model/'):
@@ -132,7 +133,7 @@ class Loop:
         ahead = read_ahead(self.batches(), start=at, threads=tools.threads)
         with (
             Progress(stage.name, stage.steps, at, name_width=width) as self.bar,
-            Stop() as stop,
+            tools.signals.waiting(),
             ThreadPoolExecutor(1) as watcher,
         ):
             for step, batch in enumerate(self.meter.batches(ahead), at + 1):
@@ -151,7 +152,7 @@ class Loop:
                 if step % every == 0 or step == stage.steps:
                     self.due, self.window = (step, self.window), Window()
                 self.bar.advance(step)
-                signal = ear(stop.signal)
+                signal = ear(tools.signals.noted)
                 if step == stage.steps or signal or self.is_time(step):
                     self.rest(step, state, signal)
         return state

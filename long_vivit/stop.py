@@ -1,5 +1,6 @@
 """A polite end: SIGTERM and SIGINT end a run where nothing is lost, and say so."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -30,27 +31,39 @@ class Stopped(Exception):
         )
 
 
-class Handled:
-    """Within it, `_note(number, frame)` handles the signals; in the main thread only."""
+class Signals:
+    """Within it, in the main thread, SIGTERM and SIGINT raise `Signalled`, so that files are closed
+    on the way out; where they are told to wait, the first is `noted` and a second one raises.
+
+    Of several processes none may leave the others alone: there they always wait.
+    """
+
+    def __init__(self, wait=False):
+        self.wait, self.noted = wait, None
 
     def __enter__(self):
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_):
-        self._restore()
-
-    def _restore(self):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def waiting(self):
+        """Within it they wait: whoever enters looks at `noted`."""
+        before, self.wait = self.wait, True
+        try:
+            yield
+        finally:
+            self.wait = before
 
-class AtOnce(Handled):
-    """Within it, a signal raises `Signalled`, so that files are closed on the way out."""
-
-    def _note(self, number, frame):
+    def _handle(self, number, frame):
+        if self.wait and self.noted is None:
+            self.noted = number
+            return
         while frame is not None:
             # Python drops what is raised in JAX's callback of the garbage collector: once more.
             if frame.f_code.co_name == '_xla_gc_callback':
@@ -58,17 +71,3 @@ class AtOnce(Handled):
                 return
             frame = frame.f_back
         raise Signalled(number)
-
-
-class Stop(Handled):
-    """Within it, the first signal sets `signal` (its number); a second one acts as it did before.
-
-    The loop looks at it after each step, and stops.
-    """
-
-    def __init__(self):
-        self.signal = None
-
-    def _note(self, number, _frame):
-        self.signal = number
-        self._restore()

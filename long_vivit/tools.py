@@ -24,5 +24,6 @@ class Tools:
     bad_steps: BadSteps
     threads: int
     profile: object  # `profiler.Profile`
+    signals: object  # `stop.Signals`
     images: object = None  # the Source of eval.images
     say: object = print

@@ -16,14 +16,15 @@ import contextlib
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, long_text, recipe, start, stills
+from long_vivit import command_line, hardware, hosts, long_text, recipe, retrieval, start, stills
 from long_vivit.compiling import keep_compiled
+from long_vivit.inputs import opening
 from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
 from long_vivit.stage import score_stage, teach
-from long_vivit.stop import AtOnce, Signalled, Stopped, words
+from long_vivit.stop import Signalled, Signals, Stopped, words
 from long_vivit.tables import print_results
 from long_vivit.tools import Tools
 from long_vivit.workdir import Workdir, writable
@@ -52,8 +53,11 @@ def train(run, profile=''):
     start.check_weights(run)
     tokenizer = start.tokenizer(run)
     mesh, images = hardware.mesh_of(run), stills.source_of(run)
-    attention, why = recipe.attention_of(run)
+    with jax.set_mesh(mesh):
+        attention, why = recipe.attention_of(run)
     sources = {stage.name: open_sources(run, stage) for stage in run.stages}
+    if not (run.eval.allow_broken or workdir.config.exists()):
+        hosts.on_first(lambda: check_files(run, [one['eval'] for one in sources.values()]))
     hosts.on_first(lambda: workdir.open(run, tokenizer.to_json()))
     names = ', '.join(stage.name for stage in run.stages)
     say(f'{workdir.path}: {names} on {hardware.words(mesh)}')
@@ -61,9 +65,14 @@ def train(run, profile=''):
     if kept := keep_compiled(run.compile_cache, workdir.path):
         say(kept)
     try:
-        with AtOnce(), writable(workdir.path), contextlib.ExitStack() as stack:
+        with (
+            Signals(wait=not hosts.alone()) as signals,
+            writable(workdir.path),
+            contextlib.ExitStack() as stack,
+        ):
             stack.callback(workdir.close)
-            teach_all(make_tools(run, workdir, tokenizer, mesh, images, profile, stack), sources)
+            tools = make_tools(run, workdir, tokenizer, mesh, images, profile, signals, stack)
+            teach_all(tools, sources)
     except Stopped as stopped:
         say(stopped)
         return 128 + stopped.signal
@@ -90,14 +99,23 @@ def teach_all(tools, sources):
     """The stages that are not finished, one after the other."""
     names = [stage.name for stage in tools.run.stages]
     finished = hosts.told([name for name in names if tools.workdir.finished(name)])
-    for stage in tools.run.stages:
+    for before, stage in zip((None, *tools.run.stages), tools.run.stages, strict=False):
         if stage.name in finished:
             say(f'{stage.name}: finished before')
-        else:
-            teach_and_score(stage, tools, sources[stage.name])
+            continue
+        if before:
+            heed_signals(before, tools)
+        teach_and_score(stage, tools, sources[stage.name])
     for ledger in (tools.broken, tools.bad_steps):
         if len(ledger):
             say(ledger.summary())
+
+
+def heed_signals(stage, tools):
+    """Ends the run in all processes, where one was told to, behind the taught `stage`."""
+    signal = max(hosts.gathered(tools.signals.noted or 0))
+    if signal:
+        raise Stopped(signal, stage.name, stage.steps)
 
 
 def teach_and_score(stage, tools, sources):
@@ -110,6 +128,7 @@ def teach_and_score(stage, tools, sources):
     for line in filter(None, lines):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: begin(stage, tools))
+    heed_signals(stage, tools)
     result = {'scores': {}, 'protocol': {}} | cost
     if sources['eval'] is not None:
         say(f'{stage.name}: scoring on {sources["eval"].name}')
@@ -156,7 +175,17 @@ def open_sources(run, stage):
     }
 
 
-def make_tools(run, workdir, tokenizer, mesh, images, profile, stack):
+def check_files(run, sources):
+    """Raises ValueError where a video to score on is of no use: it would end the run later on."""
+    for source in {source.name: source for source in sources if source}.values():
+        broken = opening.unusable(
+            source, time_limit_s=run.data.time_limit_s, threads=recipe.num_threads(run)
+        )
+        if broken:
+            raise ValueError(retrieval.broken_message(source, broken))
+
+
+def make_tools(run, workdir, tokenizer, mesh, images, profile, signals, stack):
     """What the stages share; the files among it are closed with `stack`."""
     curves, writers = None, []
     if hosts.first():
@@ -171,8 +200,8 @@ def make_tools(run, workdir, tokenizer, mesh, images, profile, stack):
     return Tools(
         run=run, workdir=workdir, tokenizer=tokenizer, mesh=mesh, curves=curves,
         writers=tuple(writers), start_up=start_up, broken=broken, bad_steps=bad_steps,
-        threads=recipe.num_threads(run), profile=stack.enter_context(profile), say=say,
-        images=images,
+        threads=recipe.num_threads(run), profile=stack.enter_context(profile), signals=signals,
+        say=say, images=images,
     )  # fmt: skip
 
 

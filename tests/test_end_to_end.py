@@ -19,7 +19,7 @@ import long_vivit
 from long_vivit import checkpoints, evaluate, losses, retrieval, sharding, step, train
 from long_vivit.inputs import pipeline
 from long_vivit.inputs.sources import open_source
-from long_vivit.stop import AtOnce, Signalled
+from long_vivit.stop import Signalled, Signals
 from long_vivit.workdir import Workdir
 from long_vivit.writers import JsonlWriter, read_jsonl
 from tests import tiny_run
@@ -230,7 +230,7 @@ def test_a_signal_while_garbage_is_collected_is_not_lost(number):
         os.kill(os.getpid(), number)
 
     begun = time.monotonic()
-    with pytest.raises(Signalled), AtOnce():
+    with pytest.raises(Signalled), Signals():
         _xla_gc_callback()
         time.sleep(10)
     assert time.monotonic() - begun < 5

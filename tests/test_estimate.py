@@ -102,7 +102,7 @@ def test_only_changes_that_make_it_fit_are_named(mesh, monkeypatch):
 
 def test_the_command(tmp_path):
     """The tiny run on four devices of a chip, as JSON; no data, no work directory."""
-    flags = tiny_run.flags(tmp_path, tmp_path / 'run', run='image')
+    flags = tiny_run.flags(tmp_path, tmp_path / 'run', run='image', model__attention='cudnn')
     environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
     command = ['-m', 'long_vivit.plan', *flags, '--devices', '4', '--chip', 'l4', '--json']
     done = subprocess.run(
@@ -112,6 +112,7 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan['devices'] == 4 and plan['chip_memory'] == 24 * 10**9
+    assert plan['counted_as'] == {'model.attention': 'blockwise'}
     assert plan['vocabulary'] == 49_408 and 'CLIP' in plan['vocabulary_of']
     (stage,) = plan['stages']
     assert stage['stage'] == 'image' and stage['fits'] and stage['would_fit_with'] == []

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from long_vivit.models import kernels
-from long_vivit.models.attention import attend, resolve
+from long_vivit.models.attention import attend, attend_to, resolve
+from tests import tiny_models
 from tests.test_attention import all_of, assert_all_near
 
 B, M, F = 3, 2, 8
@@ -33,6 +34,30 @@ def test_splash_interpreted(causal, lengths):
     splash = partial(kernels.splash, lengths=lengths, causal=causal, interpret=True)
     got = jax.jit(partial(output_and_gradients, splash))(*values)
     assert_all_near(got, all_of(*values, lengths, implementation='dense', causal=causal))
+
+
+def test_splash_interpreted_of_some_queries():
+    """10 queries and 130 keys: blocks of two sizes."""
+    query, key, value, _ = inputs(130)
+    got = kernels.splash(query[:, :10], key, value, None, False, interpret=True)
+    wanted = attend_to(query[:, :10], key, value, implementation='dense')
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(('remat', 'calls'), [('attention', 3), ('full', 4)])
+def test_remat_attention_keeps_what_splash_found(remat, calls):
+    """Kernels in the step: forward, for queries, for keys; and forward again where nothing is kept.
+
+    The program is lowered for a TPU, not compiled: nothing is merged.
+    """
+    video = tiny_models.like({'attention': 'splash', 'remat': remat, 'depth': 6}).video
+    one = tiny_models.batch()
+    arrays = [jax.ShapeDtypeStruct(one[key].shape, one[key].dtype) for key in ('patches', 'where')]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'default_backend', lambda: 'tpu')
+        step = jax.jit(jax.grad(lambda video, *given: video(*given).sum()))
+        text = jax.export.export(step, platforms=['tpu'])(video, *arrays).mlir_module()
+    assert text.count('tpu_custom_call') == calls
 
 
 def test_splash_compiles_for_a_tpu():

@@ -3,12 +3,13 @@
 import jax
 import pytest
 
-from long_vivit import layout, optim, recipe
+from long_vivit import estimate, hardware, layout, optim, recipe
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.names import flatten
 from tests import tiny_run
+from tests.test_sequence import mesh_of
 
 
 @pytest.mark.parametrize('name', tiny_run.STAGES)
@@ -63,3 +64,39 @@ def test_fields_of_the_loss_reach_the_step(tiny_stories, tmp_path):
     )
     plain = tiny_run.resolved(tiny_stories, tmp_path)
     assert recipe.loss_in_words(plain, plain.stages[1]) == ''
+
+
+def test_auto_attention_is_what_runs_on_the_mesh(tiny_stories, tmp_path, monkeypatch):
+    """On a TPU: splash, but blockwise where two heads over four devices make a ring."""
+    run = tiny_run.resolved(tiny_stories, tmp_path, model__attention='auto')
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    assert recipe.attention_of(run)[0] == 'splash'
+    with jax.set_mesh(mesh_of(seq=2)):
+        assert recipe.attention_of(run)[0] == 'splash'
+        name, why = recipe.attention_of(with_fields(run, sequence='ring'))
+        assert name == 'blockwise' and 'ring' in why
+    with jax.set_mesh(mesh_of(seq=4)):
+        assert recipe.attention_of(run)[0] == 'blockwise'
+        with pytest.raises(ValueError, match="model.attention is 'splash', but a ring over"):
+            recipe.attention_of(with_fields(run, attention='splash'))
+    # Without devices along seq there is no ring, whatever is named.
+    assert recipe.attention_of(with_fields(run, sequence='ring'))[0] == 'splash'
+
+
+def test_faults_of_the_mesh_come_together(tiny_stories, tmp_path):
+    fields = {'model__sequence': 'ulysses', 'mesh': 'data=2,seq=4', 'stages__short__micro_batch': 1}
+    run = tiny_run.resolved(tiny_stories, tmp_path, stages__image__batch=9, **fields)
+    with pytest.raises(ValueError) as caught:
+        hardware.mesh_of(run, jax.devices()[:8])
+    _, *faults = str(caught.value).splitlines()
+    wanted = [
+        "model.sequence is 'ulysses', but 2 heads do not divide by seq=4",
+        'stages.image.batch: 9 does not split over dcn=1 x data=2 x fsdp=1',
+        'stages.short.micro_batch: 1 does not split over dcn=1 x data=2 x fsdp=1',
+    ]
+    assert len(faults) == len(wanted), faults
+    assert all(map(str.startswith, map(str.strip, faults), wanted)), faults
+
+
+def with_fields(run, **fields):
+    return estimate.changed(run, {f'model.{name}': value for name, value in fields.items()})

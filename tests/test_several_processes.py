@@ -12,7 +12,8 @@ from long_vivit.checkpoints import read_flat
 from long_vivit.writers import read_jsonl
 from tests import several, tiny_run
 
-# Runs the command. One video is broken for whoever reads it; a process may send itself a signal.
+# Runs the command. One video is broken for whoever reads it; a process may send itself a signal, at
+# a step or before the first.
 COMMAND = """
 import os, runpy, sys
 from long_vivit import stage
@@ -22,11 +23,16 @@ def read_frames(*others, name, read_frames=video.read_frames, **options):
     if name in broken.split(','):
         raise video.VideoError('truncated', 'sabotage', name)
     return read_frames(*others, name=name, **options)
+def hit(here):
+    if (os.environ.get('JAX_PROCESS_ID'), str(here)) == (process, place):
+        os.kill(os.getpid(), int(number))
 def note(self, step, *others, note=stage.Loop.note):
     note(self, step, *others)
-    if (os.environ.get('JAX_PROCESS_ID'), str(step)) == (process, place):
-        os.kill(os.getpid(), int(number))
-video.read_frames, stage.Loop.note = read_frames, note
+    hit(step)
+def go(self, *others, go=stage.Loop.go):
+    hit('start')
+    return go(self, *others)
+video.read_frames, stage.Loop.note, stage.Loop.go = read_frames, note, go
 runpy.run_module('long_vivit.train', run_name='__main__', alter_sys=True)
 """
 STEPS = 8
@@ -71,7 +77,8 @@ def close(one, other):
 
 
 def test_killed_and_stopped_on_other_meshes_and_hosts(run, tmp_path):
-    """Process 1 of 2 is killed, 2 of 4 is told to stop, 2 others end what is left.
+    """Process 1 of 2 is killed, 2 of 4 is told to stop before its first step, 0 of 2 at the last
+    one, and 2 others end what is left.
 
     With seq=2,tensor=2 over four processes of one device each, all of them read the same rows.
     """
@@ -87,9 +94,8 @@ def test_killed_and_stopped_on_other_meshes_and_hosts(run, tmp_path):
     at = max(tiny_run.checkpoints(workdir, 'short'))
     assert 2 <= at <= 4
 
-    stopped = run(
-        workdir, 'seq=2,tensor=2', processes=4, devices=4, hit=f'2:{at + 1}:{signal.SIGTERM:d}'
-    )
+    early = f'2:start:{signal.SIGTERM:d}'  # heard of at the first step, answered at the second
+    stopped = run(workdir, 'seq=2,tensor=2', processes=4, devices=4, hit=early)
     found = several.finish(stopped)
     assert [status for status, _ in found] == [128 + signal.SIGTERM] * 4, found
     assert f'short: goes on from step {at}' in found[0][1]
@@ -98,9 +104,16 @@ def test_killed_and_stopped_on_other_meshes_and_hosts(run, tmp_path):
     assert quiet == []  # only the first process writes to the screen
     assert max(tiny_run.checkpoints(workdir, 'short')) == at + 2
 
-    found = several.finish(run(workdir, 'dcn=2,fsdp=-1', processes=2, devices=4))
-    assert [status for status, _ in found] == [0, 0], found
+    late = f'0:{STEPS}:{signal.SIGTERM:d}'  # too late for the loop: heard of behind the stage
+    stopped = run(workdir, 'dcn=2,fsdp=-1', processes=2, devices=4, hit=late)
+    found = several.finish(stopped)
+    assert [status for status, _ in found] == [128 + signal.SIGTERM] * 2, found
     assert f'short: goes on from step {at + 2}' in found[0][1]
+    assert f'SIGTERM: saved short at step {STEPS}; the same command' in found[0][1]
+    assert 'short: scoring' not in found[0][1]
+
+    found = several.finish(run(workdir, 'data=2,fsdp=-1', processes=2, devices=4))
+    assert [status for status, _ in found] == [0, 0], found
 
     here, there = (read_flat(tiny_run.checkpoints(w, 'short')[STEPS]) for w in (workdir, unbroken))
     assert here.keys() == there.keys()

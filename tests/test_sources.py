@@ -187,6 +187,16 @@ def test_groups_lie_together(tmp_path):
     assert [source[i].group for i in range(4)] == [0, 0, 1, 1]
 
 
+def test_a_group_lies_within_a_split(tmp_path):
+    """The same name in another split is another group, whether or not splits are read together."""
+    rows = [row(i, group=i // 2 % 3, split='test' if i > 5 else 'train') for i in range(10)]
+    spec = write_rows(tmp_path / 'm.jsonl', rows)
+    source = open_source(spec)
+    assert source.group_size == 2
+    assert [source[i].group for i in range(10)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert len(open_source(f'{spec}#test')) == 4
+
+
 def test_uneven_groups_are_refused(tmp_path):
     rows = [row(0, group=1), row(1, group=1), row(2, group=2), row(3), row(4, group=3, split='x')]
     message = fault_of(write_rows(tmp_path / 'm.jsonl', rows + [row(5, group=3), row(6, group=4)]))

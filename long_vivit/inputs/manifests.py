@@ -222,25 +222,30 @@ def _pick(rows: list[dict], split: str, path: Path) -> list[dict]:
 
 
 def _by_group(rows: list[dict], faults: list) -> list[dict]:
-    """Rows with the members of a group beside each other, groups numbered 0, 1, ..."""
+    """Rows with the members of a group beside each other, groups numbered 0, 1, ...
+
+    Splits are read one at a time as well as together: in another split a name is another group.
+    """
+    if all(row['group'] is None for row in rows):
+        return rows
     lines = {}
     for row in rows:
-        lines.setdefault(row['group'], []).append(row['line'])
-    if set(lines) == {None}:
-        return rows
-    for line in lines.pop(None, []):
-        faults.append((line, 'group: is missing; either all rows have a group or none'))
+        if row['group'] is None:
+            message = 'group: is missing; either all rows have a group or none'
+            faults.append((row['line'], message))
+        else:
+            lines.setdefault((row['group'], row['split']), []).append(row['line'])
     usual = Counter(len(members) for members in lines.values()).most_common(1)[0][0]
-    for name, members in lines.items():
+    for (name, _), members in lines.items():
         if len(members) != usual:
             faults.append(
                 (members[0], f'group: {name!r} has {len(members)} rows, others have {usual}')
             )
-    number = {name: i for i, name in enumerate(lines)}
     if faults:
         return rows
-    rows = sorted(rows, key=lambda row: number[row['group']])  # stable: file order inside a group
-    return [{**row, 'group': number[row['group']]} for row in rows]
+    number = {group: i for i, group in enumerate(lines)}
+    rows = [{**row, 'group': number[row['group'], row['split']]} for row in rows]
+    return sorted(rows, key=lambda row: row['group'])  # stable: file order inside a group
 
 
 def _message(path: Path, faults: list[tuple[int, str]]) -> str:

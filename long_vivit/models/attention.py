@@ -51,6 +51,22 @@ def attend(
     )  # fmt: skip
 
 
+def attend_to(query, key, value, *, implementation):
+    """`attend` for some queries of a longer sequence and all its keys; without gradients.
+
+    query: [b, q, m, f]. key, value: [b, n, m, f]; 'blockwise' and 'cudnn' use them as they lie, the
+    others copy them. Not for a mesh that splits the tokens.
+    """
+    check_name(implementation)
+    if implementation == 'dense':
+        return _dense(query, key, value, None, False)
+    inner = {'blockwise': blockwise.look_up, 'cudnn': kernels.cudnn, 'splash': kernels.splash}
+    return sequence.over_devices(
+        inner[implementation], query, key, value, None, False, implementation=implementation,
+        split='auto',
+    )  # fmt: skip
+
+
 def resolve(name, backend, dtype, head_width, *, ring=False):
     """The implementation to use, by name, and why: ('blockwise', 'the backend is cpu').
 
@@ -115,8 +131,8 @@ _blockwise = _heads_first(blockwise.attend)
 
 @_heads_first
 def _dense(query, key, value, lengths, causal):
-    places = jnp.arange(query.shape[2])
-    seen = blockwise.allowed(places, places, lengths, causal)
+    queries, keys = (jnp.arange(x.shape[2]) for x in (query, key))
+    seen = blockwise.allowed(queries, keys, lengths, causal)
     logits = blockwise.product('bmqf,bmkf->bmqk', query, key)
     if seen is not None:
         logits = jnp.where(seen, logits, blockwise.MASKED)

@@ -36,7 +36,7 @@ def _attend(query, key, value, lengths, causal):
 
 def _attend_forward(query, key, value, lengths, causal):
     out, lse = forward(query, key, value, lengths, causal)
-    out, lse = map(parts.kept, (out.astype(query.dtype), lse), parts.ATTENTION)
+    out, lse = (parts.kept(x, parts.ATTENTION) for x in (out.astype(query.dtype), lse))
     return out, (query, key, value, lengths, out, lse)
 
 
@@ -100,14 +100,49 @@ def forward(query, key, value, lengths, causal, first_query=0, first_key=0):
             seen = allowed(queries, first_key + jnp.arange(columns), end, causal)
             return _look(state, query, key, value, seen), None
 
-        top = jnp.full(query.shape[:-1], MASKED / 2)  # above MASKED: a masked weight is 0, not 1
-        state = top, jnp.zeros_like(top), jnp.zeros(query.shape, jnp.float32)
-        top, total, out = _fold(look, state, keys)[0]
-        total = jnp.where(total > 0, total, 1)
-        return out / total[..., None], jnp.log(total) + top
+        return _seen(_fold(look, _nothing(query), keys)[0])
 
     out, lse = _each(row, _blocks(query, rows, first_query))
     return _unblocks(out, num_queries), _unblocks(lse, num_queries)
+
+
+def look_up(query, key, value, lengths, causal):
+    """Attention of some queries [b, q, m, f] to all keys [b, n, m, f], without gradients.
+
+    Keys and values are read block by block where they lie, and never copied into another order;
+    they may come as `parts.bits`.
+    """
+    assert lengths is None and not causal
+    b, num_queries, m, f = query.shape
+    n = key.shape[1]
+    columns = block_size(n, COLUMNS)
+    query = rearrange(query * jnp.asarray(f**-0.5, query.dtype), 'b n m f -> b m n f')
+
+    def row(query):
+        def look(state, i):
+            first = jnp.minimum(i * columns, n - columns)  # the last block reaches back
+            block = (jax.lax.dynamic_slice_in_dim(x, first, columns, 1) for x in (key, value))
+            block = (parts.of_bits(rearrange(x, 'b k m f -> b m k f'), query.dtype) for x in block)
+            seen = (first + jnp.arange(columns) >= i * columns) if n % columns else None
+            return _look(state, query, *block, seen), None
+
+        return _seen(_fold(look, _nothing(query), jnp.arange(-(-n // columns)))[0])[0]
+
+    out = _each(row, _blocks(query, block_size(num_queries, ROWS)))
+    return rearrange(_unblocks(out, num_queries), 'b m n f -> b n m f').astype(query.dtype)
+
+
+def _nothing(query):
+    """The running (maximum, sum, output) of a block of queries that has looked at no key."""
+    top = jnp.full(query.shape[:-1], MASKED / 2)  # above MASKED: a masked weight is 0, not 1
+    return top, jnp.zeros_like(top), jnp.zeros(query.shape, jnp.float32)
+
+
+def _seen(state):
+    """The (output, log-sum-exp) of a block of queries that has looked at all its keys."""
+    top, total, out = state
+    total = jnp.where(total > 0, total, 1)
+    return out / total[..., None], jnp.log(total) + top
 
 
 def _look(state, query, key, value, seen):

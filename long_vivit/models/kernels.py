@@ -1,11 +1,14 @@
 """Attention kernels of accelerator vendors, behind the same arguments as the other forms.
 
-Both take [b, n, m, f] and refuse with a ValueError that says why they cannot run.
+Both take [b, n, m, f], of queries as many as there are or fewer, and refuse with a ValueError that
+says why they cannot run.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.extend.backend import get_backend
+
+from long_vivit.models import parts
 
 LANES = 128  # of a TPU's vector unit: blocks and head widths of the splash kernel are multiples
 LARGEST_BLOCK = 512
@@ -81,36 +84,37 @@ def splash(query, key, value, lengths, causal, *, interpret=False):
     # Not at the top: half a second of import, for TPUs only.
     from jax.experimental.pallas.ops.tpu import splash_attention as lib
 
-    b, n, m, f = query.shape
-    block = min(LARGEST_BLOCK, n + -n % LANES)
-    pad_n, pad_f = -n % block, -f % LANES
+    (b, num_queries, m, f), num_keys = query.shape, key.shape[1]
+    blocks = [min(LARGEST_BLOCK, n + -n % LANES) for n in (num_queries, num_keys)]
+    pad_queries, pad_keys = -num_queries % blocks[0], -num_keys % blocks[1]
     query = query * jnp.asarray(f**-0.5, query.dtype)
     query, key, value = (
-        jnp.pad(x.swapaxes(1, 2), [(0, 0), (0, 0), (0, pad_n), (0, pad_f)])
-        for x in (query, key, value)
+        jnp.pad(x.swapaxes(1, 2), [(0, 0), (0, 0), (0, pad), (0, -f % LANES)])
+        for x, pad in ((query, pad_queries), (key, pad_keys), (value, pad_keys))
     )
-    mask = lib.CausalMask if causal else lib.FullMask
+    mask = (lib.CausalMask if causal else lib.FullMask)((query.shape[2], key.shape[2]))
     kernel = lib.make_splash_mha(
-        lib.MultiHeadMask([mask((n + pad_n, n + pad_n))] * m), head_shards=1, q_seq_shards=1,
-        block_sizes=_splash_blocks(lib, block), interpret=interpret,
+        lib.MultiHeadMask([mask] * m), head_shards=1, q_seq_shards=1,
+        block_sizes=_splash_blocks(lib, *blocks), interpret=interpret,
+        residual_checkpoint_name=parts.ATTENTION,
     )  # fmt: skip
-    if lengths is None and not pad_n:
+    if lengths is None and not pad_keys:
         out = jax.vmap(lambda q, k, v: kernel(q, k, v))(query, key, value)
     else:
-        ends = jnp.full((b,), n) if lengths is None else lengths
-        real = (jnp.arange(n + pad_n) < ends[:, None]).astype(jnp.int32)
-        everyone = jnp.ones(n + pad_n, jnp.int32)  # every query looks at the real keys
+        ends = jnp.full((b,), num_keys) if lengths is None else lengths
+        real = (jnp.arange(key.shape[2]) < ends[:, None]).astype(jnp.int32)
+        everyone = jnp.ones(query.shape[2], jnp.int32)  # every query looks at the real keys
         out = jax.vmap(
             lambda q, k, v, real: kernel(q, k, v, segment_ids=lib.SegmentIds(everyone, real))
         )(query, key, value, real)
-    return _without_empty(out[:, :, :n, :f].swapaxes(1, 2), lengths)
+    return _without_empty(out[:, :, :num_queries, :f].swapaxes(1, 2), lengths)
 
 
-def _splash_blocks(lib, block):
+def _splash_blocks(lib, queries, keys):
     return lib.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block,
-        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
-        block_q_dq=block, block_kv_dq=block,
+        block_q=queries, block_kv=keys, block_kv_compute=keys,
+        block_q_dkv=queries, block_kv_dkv=keys, block_kv_dkv_compute=keys,
+        block_q_dq=queries, block_kv_dq=keys,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ CUDNN = 'dot_product_attention_fwd_wrapper'  # JAX's primitive, which names noth
 
 def _keep_attention(primitive, *others, **params):
     """True for what a block was given, and for the output and log-sum-exp of attention."""
-    named = policies.save_only_these_names(parts.BLOCK_INPUT, *parts.ATTENTION)
+    named = policies.save_only_these_names(parts.BLOCK_INPUT, parts.ATTENTION)
     return primitive.name == CUDNN or named(primitive, *others, **params)
 
 
@@ -104,15 +104,23 @@ class Attention(nnx.Module):
         self.causal, self.rotary, self.dtype = causal, rotary, dtype
 
     def __call__(self, x, lengths=None):
-        x = x.astype(self.dtype)
-        qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[...].astype(self.dtype))
-        query, key, value = qkv + self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        query, key, value = self.project(x)
         if self.rotary:
             query, key = turned(query), turned(key)
         y = attend(
             query, key, value, implementation=self.implementation, split=self.split,
             lengths=lengths, causal=self.causal,
         )  # fmt: skip
+        return self.join(y)
+
+    def project(self, x, which=slice(None)):
+        """x [b, n, d] -> [s, b, n, m, f]: queries, keys and values, or `which` of the three."""
+        x = x.astype(self.dtype)
+        qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[:, which].astype(self.dtype))
+        return qkv + self.qkv_bias[which].astype(self.dtype)[:, None, None]
+
+    def join(self, y):
+        """What the heads found, [b, n, m, f] -> [b, n, d]."""
         y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
         return y + self.out_bias[...].astype(self.dtype)
 
@@ -144,9 +152,10 @@ class Block(nnx.Module):
     def __call__(self, x, lengths=None, *, in_parts=False):
         """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
         x = x + self.attention(self.norm_1(x), lengths)
-        return x + (parts.over_tokens(self._mlp, x) if in_parts else self._mlp(x))
+        return x + (parts.over_tokens(self.mlp, x) if in_parts else self.mlp(x))
 
-    def _mlp(self, x):
+    def mlp(self, x):
+        """What the second half of the block adds to x."""
         return activated(self.activation, self.down, self.up(self.norm_2(x)))
 
 

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from long_vivit.sharding import BATCH, SEQ, axis_size
 
 TOKENS = 16_384  # of one device, worked at together
-BLOCK_INPUT, ATTENTION = 'block_input', ('attention_out', 'attention_lse')  # names for remat
+BLOCK_INPUT, ATTENTION = 'block_input', 'attention'  # names for remat
 
 
 def num_batch_parts(b, n):
@@ -57,15 +57,23 @@ def over_tokens(f, x):
     return rearrange(y, 'j b n d -> b (n j) d')[:, :n]
 
 
-def kept(x, name):
-    """x, marked by `name` for the policies of remat; it is stored as whole numbers.
+def bits(x):
+    """x as whole numbers of its width, [...] -> uint16 or uint32 [...]. Not to be differentiated.
 
-    XLA on CPU computes bfloat16 in float32: the values kept of all layers, stacked by a loop over
-    them, would be held a second time, as float32. Not to be differentiated.
+    XLA on CPU computes bfloat16 in float32: values that a loop carries or stacks would be held as
+    float32, whole and besides.
     """
-    bits = jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
-    stored = checkpoint_name(jax.lax.bitcast_convert_type(x, bits), name)
-    return jax.lax.bitcast_convert_type(stored, x.dtype)
+    return jax.lax.bitcast_convert_type(x, jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32)
+
+
+def of_bits(x, dtype):
+    """What `bits` undoes; what has the dtype already is passed on."""
+    return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
+
+
+def kept(x, name):
+    """x, marked by `name` for the policies of remat, stored as `bits`. Not to be differentiated."""
+    return of_bits(checkpoint_name(bits(x), name), x.dtype)
 
 
 @jax.custom_jvp

@@ -166,7 +166,7 @@ def _ring_forward(query, key, value, lengths, causal, size):
     nothing = jnp.zeros(query.shape, jnp.float32), jnp.full(query.shape[:3], blockwise.MASKED / 2)
     state, _ = jax.lax.scan(step, (nothing, (key, value)), jnp.arange(size - 1))
     (out, lse), _ = look(state, size - 1)
-    out, lse = map(parts.kept, (out.astype(query.dtype), lse), parts.ATTENTION)
+    out, lse = (parts.kept(x, parts.ATTENTION) for x in (out.astype(query.dtype), lse))
     return out, (query, key, value, lengths, out, lse)
 
 

@@ -85,14 +85,23 @@ class VideoEncoder(nnx.Module):
             x, lengths = self._with_cls(x)
         if self.norm_input is not None:
             x = self.norm_input(x)
-        x = self.trunk(x, lengths, num_frozen=num_frozen, axis=SEQ).astype(jnp.float32)
-        x = self._pooled(x)
+        return self.pooled(self.trunk(x, lengths, num_frozen=num_frozen, axis=SEQ))
+
+    def pooled(self, x):
+        """What the trunk returned, [b, n, d] -> z_video."""
+        x = self._pool(x.astype(jnp.float32))
         return unit(x if self.head is None else self.head(x))
 
-    def _pooled(self, x):
+    def _pool(self, x):
         if self.map is not None:
             return self.map(x)
         return x.mean(1) if self.cls is None else x[:, 0]
+
+    def num_cls(self, k):
+        """How many copies of the learnt token stand before k patches; 0 without one."""
+        if self.cls is None:
+            return 0
+        return num_cls(k, self.positions.grid) if self.cls_repeat else 1
 
     def _with_cls(self, x):
         """The learnt token and its copies before the patches [b, k, d]; the lengths for `Trunk`.
@@ -101,7 +110,7 @@ class VideoEncoder(nnx.Module):
         lengths are told.
         """
         b, k, d = x.shape
-        count = num_cls(k, self.positions.grid) if self.cls_repeat else 1
+        count = self.num_cls(k)
         cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (b, count, d))
         x = jnp.concatenate([cls, x], axis=1)
         n = count + k
