@@ -127,17 +127,17 @@ def init_params(path):
     return taught(folder)
 
 
-def taught(folder, weights=''):
+def taught(folder, which=''):
     """The model's parameters in a checkpoint, or in the last of a folder of them, as a flat dict.
 
-    weights: 'mean', the running mean; 'raw', without it; '', the mean where there is one.
+    which: 'mean', the running mean; 'raw', without it; '', the mean where there is one.
     Raises ValueError: there is no mean.
     """
     flat = read_flat(folder)
     mean = below(flat, 'ema')
-    if weights == 'mean' and not mean:
+    if which == 'mean' and not mean:
         raise ValueError(f'{folder}: has no running mean; it was taught with optim.ema=0')
-    return mean if mean and weights != 'raw' else below(flat, 'model')
+    return mean if mean and which != 'raw' else below(flat, 'model')
 
 
 def model_like(run, stage, vocab):

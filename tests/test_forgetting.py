@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import long_vivit
-from long_vivit import evaluate, interpolate, train
+from long_vivit import evaluate, export, interpolate, train
 from long_vivit.checkpoints import read_flat
 from long_vivit.names import flatten
 from tests import tiny_run
@@ -96,6 +97,20 @@ def test_both_kinds_of_weights_are_scored_side_by_side(start, end, capsys):
     assert not np.array_equal(flat['model/video/head/kernel'], flat['ema/video/head/kernel'])
     with pytest.raises(ValueError, match='has no running mean; it was taught with optim.ema=0'):
         long_vivit.load(start, which='mean')
+
+
+def test_a_run_is_given_out_with_the_weights_asked_for(end, tmp_path, capsys):
+    flat = read_flat(end / 'stages/long/checkpoints')
+    for weights, name in (('raw', 'model'), ('mean', 'ema')):
+        out = tmp_path / weights
+        asked = ['--checkpoint', str(end), '--format', 'safetensors', '--out', str(out)]
+        assert export.main([*asked, '--weights', weights]) == 0
+        for key, leaf in load_file(out / 'model.safetensors').items():
+            np.testing.assert_array_equal(leaf, flat[f'{name}/{key}'])
+    config = json.loads((tmp_path / 'mean/config.json').read_text())
+    assert config['source'] == {'checkpoint': str(end), 'stage': 'long'}
+    assert config['video']['grid'] == [4, 2, 2] and config['input']['text_length'] == 32
+    assert 'scripts/torch_twin.py runs it' in capsys.readouterr().out
 
 
 def test_between_is_exact_at_both_ends():

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import towers
-from clip_parity import config, loud
-from tokens_parity import TEXTS, save_tokenizer
+from clip_parity import config
+from strings import TEXTS
+from tokens_parity import save_tokenizer
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import long_vivit
@@ -54,7 +55,7 @@ def check(folder):
     """See `run.py`."""
     for number, (size, (sizes, look, share)) in enumerate(CASES.items()):
         place, out = folder / str(number), folder / f'{number}-out'
-        given = loud(CLIPModel(config(**sizes)), number)
+        given = towers.loud(CLIPModel(config(**sizes)), number)
         given.save_pretrained(place)
         save_tokenizer(place, TEXTS, 77)
         loaded = long_vivit.load(f'clip:{place}', **look)

@@ -64,6 +64,7 @@ def build(video, text, model, frames=8, pixels=48, text_length=12):
 
 def check(folder):
     """See `run.py`."""
+    jax.config.update('jax_disable_most_optimizations', True)  # compiles many small programs
     for number, (name, fields) in enumerate(CASES.items()):
         model, place = build(*fields), folder / str(number)
         architecture = flat.architecture(model)
