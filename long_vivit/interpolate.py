@@ -138,6 +138,7 @@ def same_tokenizer(path, end):
 def score(args, end, model):
     """{'videos' and 'images', where asked for: scores and protocol}."""
     run, stage, found = end.run, end.stage, {}
+    mesh = hardware.make_mesh('--end', 'data=-1')
     video_view = replace(end.view, text=args.text or end.view.text)
     image_view = recipe.image_view(run, stage)
     looks = {'videos': (args.data, video_view), 'images': (args.images, image_view)}
@@ -148,7 +149,7 @@ def score(args, end, model):
             model, open_source(spec, data_dir=run.data.dir, text=view.text), view, end.tokenizer,
             batch=args.batch or stage.eval_batch, threads=recipe.num_threads(run),
             allow_broken=args.allow_broken or run.eval.allow_broken,
-            mesh=hardware.mesh_to_score('data=-1', run, view),
+            mesh=hardware.fitting_to_score(mesh, run, view),
         )  # fmt: skip
     return found
 
