@@ -246,6 +246,19 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(arena_max, 1))
 
 
+def give_back_freed_memory() -> bool:
+    """Gives freed memory back to the system once: call it after compiling, whose needs are over.
+
+    The step's scratch memory is one block, larger than the holes that the compiler leaves, so it
+    would come on top of them. Returns whether it could be done (glibc only).
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return False
+    return True
+
+
 def _counts(stat: Mapping | None) -> bool:
     return bool(stat) and 'peak_bytes_in_use' in stat
 

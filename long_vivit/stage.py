@@ -12,7 +12,7 @@ from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
-from long_vivit.perf import Meter, device_peak, joined, peak_memory
+from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
 from long_vivit.stop import Stopped
@@ -70,6 +70,7 @@ def teach(stage, tools, sources, start):
             loop.remember(at, saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
         jax.block_until_ready(state)
+        give_back_freed_memory()
         tools.start_up.mark('parameters')
         state = loop.go(state, at or 0)
     model = state.model if state.ema is None else state.ema

@@ -3,13 +3,16 @@
     pip install torch
     python scripts/bench/attention.py                          # 512 and 2,048 tokens, float32
     python scripts/bench/attention.py --shapes 1,8192,6,64 --rounds 3
+    python scripts/bench/attention.py --dtype bfloat16 --shapes 1,8192,16,64   # a GPU: cuDNN too
     python scripts/bench/attention.py --memory 57600 --heads 12    # compiled only: nothing is run
 
 `jax.nn` is jax.nn.dot_product_attention(implementation='xla'), `sdpa` torch's
-scaled_dot_product_attention. All take turns in one process, on the same numbers.
+scaled_dot_product_attention, on the same kind of device as ours or left out, as it is where torch
+cannot be imported. All take turns in one process, on the same numbers.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -17,12 +20,13 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is torch's as well
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from long_vivit.models.attention import attend
+from long_vivit.models.attention import attend, resolve
 from long_vivit.perf import keep_freed_memory
 
 FORMS = {
@@ -48,37 +52,57 @@ def compiled(form, shape, dtype):
 def ours(form, values):
     """{'forward': a function that waits for it, 'both': the same with the backward pass}."""
     forward, both = compiled(form, values[0].shape, values[0].dtype)
-    values = [jnp.asarray(x) for x in values]
     return {
         'forward': lambda: jax.block_until_ready(forward(*values[:3])),
         'both': lambda: jax.block_until_ready(both(*values)),
     }
 
 
-def torch_sdpa(values):
-    """The same of torch, whose heads come before the tokens."""
-    import torch
+def forms(dtype, head_width):
+    """FORMS, and what this backend has beside them for arrays of this kind."""
+    best, why = resolve('auto', jax.default_backend(), dtype, head_width)
+    print(f"attention 'auto' is {best} here ({why})")
+    return FORMS | {best: partial(attend, implementation=best)}
 
-    query, key, value, d_out = (torch.tensor(x.swapaxes(1, 2).copy()) for x in values)
+
+def torch_sdpa(values, dtype):
+    """The same of torch, whose heads come before the tokens; {} where it cannot be compared."""
+    try:
+        import torch
+    except ImportError:
+        print('sdpa: torch cannot be imported here, left out')
+        return {}
+    device = {'cpu': 'cpu', 'gpu': 'cuda'}.get(jax.default_backend())
+    if device is None or (device == 'cuda' and not torch.cuda.is_available()):
+        print(f'sdpa: torch has no device of the backend {jax.default_backend()}, left out')
+        return {}
+    heads_first = [torch.tensor(x.swapaxes(1, 2).copy()) for x in values]
+    query, key, value, d_out = (x.to(device, getattr(torch, dtype.name)) for x in heads_first)
     sdpa = torch.nn.functional.scaled_dot_product_attention
+    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
 
     def forward():
         with torch.no_grad():
             sdpa(query, key, value)
+        wait()
 
     def both():
         for x in (query, key, value):
             x.requires_grad_(True).grad = None
         sdpa(query, key, value).backward(d_out)
+        wait()
 
-    return {'forward': forward, 'both': both}
+    return {'sdpa': {'forward': forward, 'both': both}}
 
 
-def speed(shape, rounds):
+def speed(shape, dtype, rounds):
     """A line for each form: median (min to max) of both passes."""
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
-    rows = {name: ours(form, values) for name, form in FORMS.items()} | {'sdpa': torch_sdpa(values)}
+    rows = {
+        name: ours(form, [jnp.asarray(x, dtype) for x in values])
+        for name, form in forms(dtype, shape[-1]).items()
+    } | torch_sdpa(values, dtype)
     seconds = {(row, part): [] for row in rows for part in ('forward', 'both')}
     for turn in range(rounds + 1):
         for row, part in seconds:
@@ -86,7 +110,7 @@ def speed(shape, rounds):
             rows[row][part]()
             if turn:  # the first round warms up
                 seconds[row, part].append(time.perf_counter() - begun)
-    print('b, n, m, f = ' + ', '.join(map(str, shape)))
+    print(f'b, n, m, f = {", ".join(map(str, shape))}, {dtype.name}')
     for row in rows:
         parts = [f'{part} {spread(seconds[row, part])}' for part in ('forward', 'both')]
         print(f'  {row:10} ' + '; '.join(parts), flush=True)
@@ -116,6 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--shapes', nargs='+', default=['4,512,6,64', '2,2048,6,64'])
     parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     parser.add_argument('--memory', type=int, nargs='+', default=[], metavar='TOKENS')
     parser.add_argument('--heads', type=int, default=16)
     args = parser.parse_args()
@@ -123,7 +148,7 @@ def main():
     for n in args.memory:
         memory(n, args.heads, 64)
     for shape in [] if args.memory else args.shapes:
-        speed(tuple(map(int, shape.split(','))), args.rounds)
+        speed(tuple(map(int, shape.split(','))), jnp.dtype(args.dtype), args.rounds)
 
 
 if __name__ == '__main__':

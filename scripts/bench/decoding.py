@@ -1,17 +1,25 @@
 """Decoding 16, 128 and 256 frames of a minute of 360p H.264: ours, a PyAV loop, decord, torchcodec.
 
     python scripts/bench/decoding.py
+    python scripts/bench/decoding.py --film a.mp4 b.mp4
 
 Makes two clips (640 x 360, 30 frames a second, 3 B frames; a key frame every 250 and every 30
-frames) and reads uniformly spread frames, each reader in a process of its own with one decoder
-thread, in turn. Ours and the loop give cropped squares of 256 pixels, decord scales to 455 x 256,
-torchcodec gives frames as they are, which is the least it can be asked for. A reader that cannot be
-imported is named and left out. Ours must equal the loop to the bit, or the script fails.
+frames), drawn or joined from the frames of other films, and reads uniformly spread frames, each
+reader in a process of its own with one decoder thread, in turn. All give centre-cropped squares of
+256 pixels: ours, the loop, torchcodec by its own transforms, decord by scaling to 455 x 256 and
+slicing. `torchcodec whole` is shown beside them: it leaves the frames at 640 x 360, which is the
+least torchcodec can be asked for. A reader that cannot be imported is named and left out. Ours must
+equal the loop to the bit, or the script fails.
+
+torchcodec wants FFmpeg's libraries by their plain names. PyAV's wheel has them: in a folder, link
+libavcodec.so.62, libavformat.so.62 ... to av.libs/libavcodec-*.so.62.* ..., and name that folder
+and av.libs in LD_LIBRARY_PATH; then all readers but decord decode with the same FFmpeg.
 """
 
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import statistics
 import subprocess
@@ -28,28 +36,49 @@ import numpy as np
 from long_vivit.inputs import pixels, samplers, video
 
 SIDE, COUNTS, KEYS, SECONDS, RATE = 256, (16, 128, 256), (250, 30), 60, 30
-READERS = {'ours': 'av', 'pyav loop': 'av', 'decord': 'decord', 'torchcodec': 'torchcodec'}
+WIDTH, HEIGHT = 640, 360
+# Reader -> the package it needs. The last gives larger frames, so it is not compared with ours.
+READERS = {
+    'ours': 'av', 'pyav loop': 'av', 'decord': 'decord', 'torchcodec': 'torchcodec',
+    'torchcodec whole': 'torchcodec',
+}  # fmt: skip
+RIVALS = ('decord', 'torchcodec')
 
 
-def make_clip(path: Path, every: int) -> None:
-    """A drifting texture with shapes that cross it and a cut every 5 seconds."""
-    rng = np.random.default_rng(0)
-    width, height = 640, 360
+def make_clip(path: Path, every: int, pictures) -> None:
+    """A minute of `pictures` as H.264 with a key frame at each `every`-th."""
     with av.open(str(path), 'w') as out:
         names = {'g': str(every), 'bf': '3', 'crf': '23', 'sc_threshold': '0'}
         stream = out.add_stream('libx264', rate=RATE, options=names)
-        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
-        for number in range(SECONDS * RATE):
-            if number % (5 * RATE) == 0:
-                coarse = rng.integers(0, 256, (height // 20, width // 20, 3), np.uint8)
-                scene = coarse.repeat(20, 0).repeat(20, 1) // 2
-                scene += rng.integers(0, 40, scene.shape, np.uint8)
-            picture = np.roll(scene, (number, 2 * number), (0, 1))
-            for i in range(4):
-                x, y = (number * (3 + i) + 150 * i) % (width - 60), (number * (1 + i)) % 300
-                picture[y : y + 60, x : x + 60] = 60 * i + 30
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        for picture in itertools.islice(pictures, SECONDS * RATE):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, 'rgb24')))
         out.mux(stream.encode())
+
+
+def drawn():
+    """A drifting texture with shapes that cross it and a cut every 5 seconds, without end."""
+    rng = np.random.default_rng(0)
+    for number in itertools.count():
+        if number % (5 * RATE) == 0:
+            coarse = rng.integers(0, 256, (HEIGHT // 20, WIDTH // 20, 3), np.uint8)
+            scene = coarse.repeat(20, 0).repeat(20, 1) // 2
+            scene += rng.integers(0, 40, scene.shape, np.uint8)
+        picture = np.roll(scene, (number, 2 * number), (0, 1))
+        for i in range(4):
+            x, y = (number * (3 + i) + 150 * i) % (WIDTH - 60), (number * (1 + i)) % 300
+            picture[y : y + 60, x : x + 60] = 60 * i + 30
+        yield picture
+
+
+def filmed(files):
+    """The first 10 seconds of each file, scaled to fill the picture, over and over."""
+    for file in itertools.cycle(files):
+        with av.open(str(file)) as container:
+            for frame in itertools.islice(container.decode(video=0), 10 * RATE):
+                yield frame.to_ndarray(
+                    format='rgb24', width=WIDTH, height=HEIGHT, interpolation='BICUBIC'
+                )
 
 
 def places(count: int) -> np.ndarray:
@@ -75,17 +104,28 @@ def pyav_loop(path, count):
 def decord(path, count):
     import decord
 
-    reader = decord.VideoReader(path, num_threads=1, width=455, height=256)
-    return reader.get_batch(places(count).tolist()).asnumpy()
+    wide = round(SIDE * WIDTH / HEIGHT)
+    reader = decord.VideoReader(path, num_threads=1, width=wide, height=SIDE)
+    left = (wide - SIDE) // 2
+    return reader.get_batch(places(count).tolist()).asnumpy()[:, :, left : left + SIDE]
 
 
-def torchcodec(path, count):
+def torchcodec(path, count, whole=False):
     import torch
+    from torchcodec import transforms
     from torchcodec.decoders import VideoDecoder
 
     torch.set_num_threads(1)
-    decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode='exact', dimension_order='NHWC')
+    crop, scale = transforms.CenterCrop((HEIGHT, HEIGHT)), transforms.Resize((SIDE, SIDE))
+    decoder = VideoDecoder(
+        path, num_ffmpeg_threads=1, seek_mode='exact', dimension_order='NHWC',
+        transforms=[] if whole else [crop, scale],
+    )  # fmt: skip
     return decoder.get_frames_at(places(count).tolist()).data.numpy()
+
+
+def torchcodec_whole(path, count):
+    return torchcodec(path, count, whole=True)
 
 
 def serve(name: str) -> None:
@@ -96,7 +136,8 @@ def serve(name: str) -> None:
         start = time.perf_counter()
         frames = read(path, count)
         seconds = time.perf_counter() - start
-        assert len(frames) == count, (name, frames.shape)
+        size = (HEIGHT, WIDTH) if name.endswith('whole') else (SIDE, SIDE)
+        assert frames.shape == (count, *size, 3), (name, frames.shape)
         print(json.dumps([seconds, hashlib.sha256(frames.tobytes()).hexdigest()]), flush=True)
 
 
@@ -118,6 +159,7 @@ class Reader:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--film', type=Path, nargs='+', help='films to make the clips of')
     parser.add_argument('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -126,7 +168,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clips = {every: Path(folder) / f'key{every}.mp4' for every in KEYS}
         for every, path in clips.items():
-            make_clip(path, every)
+            make_clip(path, every, filmed(args.film) if args.film else drawn())
             print(f'key frame every {every}: {path.stat().st_size / 2**20:.1f} MiB')
         readers = {name: Reader(name) for name in READERS}
         for name in list(readers):  # the first call imports
@@ -156,7 +198,7 @@ def _row(every, count, path, readers, rounds) -> None:
         assert digests['ours'] == digests['pyav loop'], 'ours differs from a sequential decode'
     middle = {name: statistics.median(found) for name, found in times.items()}
     cells = [f'{middle[n]:.0f} ({min(t):.0f} to {max(t):.0f})' for n, t in times.items()]
-    best = min((n for n in middle if n not in ('ours', 'pyav loop')), key=middle.get, default=None)
+    best = min((n for n in middle if n in RIVALS), key=middle.get, default=None)
     ratio = f'{middle[best] / middle["ours"]:.2f} x {best}' if best else 'none there'
     print(f'| {every} | {count} |', ' | '.join(cells), f'| {ratio} |', flush=True)
 
