@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import opened  # noqa: F401  lets torchvision be imported, which transformers asks for
 import tokenizers
 import torch
 import towers
-from clip_parity import loud
-from tokens_parity import TEXTS, strings
+from strings import TEXTS, strings
 from transformers import Siglip2Tokenizer, SiglipConfig, SiglipModel
 
 from long_vivit.inputs.text import Tokenizer
@@ -38,8 +38,8 @@ def config(vocab, *, image_size=64, patch_size=16, length=64, width=128, heads=2
     return SiglipConfig(text_config=text | same, vision_config=vision | same)
 
 
-def tokenizer(texts):
-    """A tokenizer of Gemma's kind, as SigLIP 2 has it, of a few hundred merges learnt from texts.
+def tokenizer(texts, vocab_size=900):
+    """A tokenizer of Gemma's kind, as SigLIP 2 has it, its merges learnt from the texts.
 
     Bytes stand for what is not in the vocabulary; a text is lower-cased and ends with <eos>.
     """
@@ -49,7 +49,7 @@ def tokenizer(texts):
         [tokenizers.normalizers.Lowercase(), tokenizers.normalizers.Replace(' ', '▁')]
     )
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=900, special_tokens=special, limit_alphabet=80, show_progress=False
+        vocab_size=vocab_size, special_tokens=special, limit_alphabet=40, show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
     model = json.loads(learner.to_str())['model']
@@ -109,9 +109,22 @@ def check(folder):
         )  # fmt: skip
 
 
+def fixture(folder):
+    """See `run.py`: a SigLIP of few hundred tokens, with what it makes of two texts."""
+    made = tokenizer(TEXTS, 320)
+    fields = {'image_size': 16, 'patch_size': 8, 'length': 9, 'width': 32, 'text_width': 24,
+              'layers': 2, 'mlp': 2.0, 'mean': 0.4}  # fmt: skip
+    model, frames = save(folder, made, fields, 0), towers.images(3, 16)
+    texts = np.array(TEXTS)
+    np.savez_compressed(
+        folder / 'reference.npz', frames=frames, texts=texts, ids=ids_of(made, TEXTS, 9),
+        **reference(model, made, frames, 0.4),
+    )  # fmt: skip
+
+
 def save(folder: Path, made, fields, seed):
     """A model with random weights, saved as Hugging Face does -> the model."""
-    model = loud(SiglipModel(config(len(made), **fields)), seed)
+    model = towers.loud(SiglipModel(config(len(made), **fields)), seed)
     model.save_pretrained(folder)
     made.save_pretrained(folder)
     mean = {'image_mean': [fields.get('mean', 0.5)] * 3, 'image_std': [0.5] * 3}
