@@ -44,6 +44,7 @@ def main(argv=None):
     if unknown := set(args.families) - set(FAMILIES):
         parser.error(f'{", ".join(unknown)}: no family; there are {", ".join(FAMILIES)}')
     begun, failed, count = time.monotonic(), 0, 0
+    importlib.import_module('opened')  # sees to torchvision, which transformers imports as well
     print(f'{"family":10} {"size":44} {"tower":22} {"difference":>10}  limit')
     for name in args.families or FAMILIES:
         family = importlib.import_module(f'{name}_parity')

@@ -41,8 +41,12 @@ def loud(model, seed=0):
             noise = torch.randn(value.shape, generator=generator)
             if name.endswith('logit_scale'):
                 value.fill_(np.log(100))
-            elif 'norm' in name or 'ln_' in name or name.endswith('bias'):
-                value.add_(0.2 * noise)
+            elif name.endswith('logit_bias'):
+                value.fill_(-10.0)
+            elif name.endswith('bias'):
+                value.copy_(0.2 * noise)
+            elif 'norm' in name or 'ln_' in name:
+                value.copy_(1 + 0.2 * noise)
             elif value.ndim > 1 and 'embedding' not in name:
                 value.copy_(noise * value[0].numel() ** -0.5)
             else:
