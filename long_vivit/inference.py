@@ -128,20 +128,23 @@ def load(workdir, stage='', which='', **look):
     return Loaded(model, view, tokenizer, run, chosen)
 
 
-def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=1):
+def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=0, tokenizer=''):
     """A model with the weights of others and nothing taught: what `train` would start from.
 
     Args:
       init: FAMILY:PATH, see `long_vivit.weights`.
       frames, pixels, text_length: what it shall take; 0 is what the weights were made for.
-      tubelet: frames in a tubelet, for weights of images.
+      tubelet: frames in a tubelet, for weights of images; 0 is 1 for them.
+      tokenizer: for weights without a text tower, see `data.tokenizer`.
     Raises ValueError: as `weights.describe` does, or where these numbers do not fit the weights.
     """
     found = weights.describe(init)
     cfg = config.base_config()
     name, _ = weights.split(init)
     cfg.init, cfg.run, cfg.model.from_init = init, (name,), True
-    cfg.model.video.tubelet, cfg.loss.kind = tubelet, found.loss
+    if tubelet or 'model.video.tubelet' not in found.fields:
+        cfg.model.video.tubelet = tubelet or 1
+    cfg.loss.kind, cfg.data.tokenizer = found.loss, str(tokenizer)
     cfg.stages[name] = cfg.stages.short.copy_and_resolve_references()
     cfg.stages[name].update(
         train='videos:none.jsonl', frames=frames or found.frames, pixels=pixels or found.pixels,

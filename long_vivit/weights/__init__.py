@@ -16,6 +16,12 @@ import numpy as np
 # A file of this folder each.
 FAMILIES = ('clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'vivit')
 MERGED = '#merged'  # longclip:PATH#merged says that the two tables of positions were made one
+# What a configuration may have no use for, and why.
+NEEDLESS = {
+    'logit_bias': 'loss.kind has none',
+    'video/tubelet_embed/kernel': 'a stage of images has no tubelets',
+    'video/tubelet_embed/bias': 'a stage of images has no tubelets',
+}
 
 
 class Described(NamedTuple):
@@ -65,15 +71,17 @@ def read(init: str, target: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], l
 
     Args:
       target: {our name: anything with .shape}, the model that will start so. What it has no use
-        for by its configuration (the bias of another loss) is left out, and a line says so.
+        for by its configuration (NEEDLESS) is left out, and a line says so.
     Returns:
       the parameters, and lines for people. Memory: the parameters and one tensor.
     Raises ValueError as `describe` does.
     """
     family, path = _family(init)
     params, lines = family.read(path)
-    if 'logit_bias' in params and 'logit_bias' not in target:
-        lines.append(f'logit_bias {params.pop("logit_bias")}: left out, loss.kind has none')
+    for name, why in NEEDLESS.items():
+        if name in params and name not in target:
+            value = params.pop(name)
+            lines.append(f'{name} {list(value.shape) or value}: left out, {why}')
     return params, lines
 
 

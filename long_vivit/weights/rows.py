@@ -137,7 +137,8 @@ def qkv(ours: str, theirs: Mapping[str, int], tower: Tower) -> list[Row]:
 
 def blocks(ours: str, theirs: str, tower: Tower, naming: str) -> list[Row]:
     """The stacked blocks of a tower, OURS/blocks/..., from THEIRS.0. ... in the names of
-    `naming`: 'openai' (CLIP as released, open_clip) or 'transformers' (CLIP, SigLIP)."""
+    `naming`: 'openai' (CLIP as released, open_clip), 'transformers' (CLIP, SigLIP), 'vit' (ViT and
+    ViViT of transformers) or 'vit before 5', as these are named in most files."""
     d, names = tower.width, NAMES[naming]
     layers = []
     for layer in range(tower.depth):
@@ -166,6 +167,16 @@ NAMES = {
     'openai': {
         'norm_1': 'ln_1', 'norm_2': 'ln_2', 'qkv': {'attn.in_proj_': -1}, 'out': 'attn.out_proj',
         'up': 'mlp.c_fc', 'down': 'mlp.c_proj',
+    },
+    'vit': {
+        'norm_1': 'layernorm_before', 'norm_2': 'layernorm_after',
+        'qkv': {f'attention.{x}_proj.': i for i, x in enumerate('qkv')},
+        'out': 'attention.o_proj', 'up': 'mlp.fc1', 'down': 'mlp.fc2',
+    },
+    'vit before 5': {
+        'norm_1': 'layernorm_before', 'norm_2': 'layernorm_after',
+        'qkv': {f'attention.attention.{x}.': i for i, x in enumerate(('query', 'key', 'value'))},
+        'out': 'attention.output.dense', 'up': 'intermediate.dense', 'down': 'output.dense',
     },
     'transformers': {
         'norm_1': 'layer_norm1', 'norm_2': 'layer_norm2',

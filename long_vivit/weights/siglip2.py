@@ -86,8 +86,8 @@ def describe(path: Path) -> Described:
     sizes = sizes_of(path)
     rows.check(rows_of(sizes), open_tensors(path), BUFFERS.fullmatch)
     return Described(
-        sizes.fields(), tokenizer_of(path), sizes.vocab, pixels=sizes.side * sizes.patch,
-        text_length=sizes.length,
+        sizes.fields(), tokenizer_of(path), sizes.vocab, 'sigmoid',
+        pixels=sizes.side * sizes.patch, text_length=sizes.length,
     )  # fmt: skip
 
 

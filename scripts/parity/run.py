@@ -31,7 +31,8 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing is downloaded here
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-FAMILIES = ('tokens', 'clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'export', 'twin')
+FAMILIES = ('tokens', 'clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'vivit')
+FAMILIES += ('export', 'twin')
 FIXTURES = ROOT / 'tests' / 'fixtures'
 
 

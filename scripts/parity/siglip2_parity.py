@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import opened  # noqa: F401  lets torchvision be imported, which transformers asks for
 import tokenizers
 import torch
 import towers
@@ -37,8 +38,8 @@ def config(vocab, *, image_size=64, patch_size=16, length=64, width=128, heads=2
     return SiglipConfig(text_config=text | same, vision_config=vision | same)
 
 
-def tokenizer(texts):
-    """A tokenizer of Gemma's kind, as SigLIP 2 has it, of a few hundred merges learnt from texts.
+def tokenizer(texts, vocab_size=900):
+    """A tokenizer of Gemma's kind, as SigLIP 2 has it, its merges learnt from the texts.
 
     Bytes stand for what is not in the vocabulary; a text is lower-cased and ends with <eos>.
     """
@@ -48,7 +49,7 @@ def tokenizer(texts):
         [tokenizers.normalizers.Lowercase(), tokenizers.normalizers.Replace(' ', '▁')]
     )
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=900, special_tokens=special, limit_alphabet=80, show_progress=False
+        vocab_size=vocab_size, special_tokens=special, limit_alphabet=40, show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
     model = json.loads(learner.to_str())['model']
@@ -106,6 +107,19 @@ def check(folder):
             size, f'siglip2:{folder / str(number)}', frames, TEXTS,
             reference(model, made, frames, fields.get('mean', 0.5)),
         )  # fmt: skip
+
+
+def fixture(folder):
+    """See `run.py`: a SigLIP of few hundred tokens, with what it makes of two texts."""
+    made = tokenizer(TEXTS, 320)
+    fields = {'image_size': 16, 'patch_size': 8, 'length': 9, 'width': 32, 'text_width': 24,
+              'layers': 2, 'mlp': 2.0, 'mean': 0.4}  # fmt: skip
+    model, frames = save(folder, made, fields, 0), towers.images(3, 16)
+    texts = np.array(TEXTS)
+    np.savez_compressed(
+        folder / 'reference.npz', frames=frames, texts=texts, ids=ids_of(made, TEXTS, 9),
+        **reference(model, made, frames, 0.4),
+    )  # fmt: skip
 
 
 def save(folder: Path, made, fields, seed):
