@@ -35,7 +35,7 @@ def get_config(size: str = '') -> ConfigDict:
     config.optim.weight_decay = 0.01  # as Long-CLIP; little is to be unlearnt
     config.loss.label_smoothing = 0.1  # as Long-CLIP
     config.model.text.keep = 20  # as Long-CLIP: where short texts stand nothing changes
-    # Long texts alone would make short ones forgotten; fewer components, since a batch of 16 has 15.
+    # Long texts alone would make short ones forgotten. A batch of 16 has 15 components, hence 8.
     config.loss.short_weight, config.loss.components = 1.0, 32 if large else 8
     config.stages.short = base.stage(
         frames=16,
