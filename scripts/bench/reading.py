@@ -117,7 +117,7 @@ def main() -> int:
     print('| videos | as | frames | originals, ms | shards, ms | ratio | loss | room | building |')
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / 'minute.mp4'
-        decoding.make_clip(clip, 250)
+        decoding.make_clip(clip, 250, decoding.drawn())
         manifest = Path(folder) / 'minute.jsonl'
         manifest.write_text(json.dumps({'video': clip.name}))
         compare('minute', manifest, folder, args.rounds)

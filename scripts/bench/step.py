@@ -63,7 +63,7 @@ def worker(row, size):
     mine = row.startswith('ours')
     library = importlib.import_module('step_ours' if mine else 'step_torch')
     if not mine:
-        importlib.import_module('open_clip' if row == 'open_clip' else 'transformers')
+        library.load(row)
     imports = process_peak()
     once, facts = library.make(row.removeprefix('ours').strip() if mine else row, size)
     print(json.dumps(facts), flush=True)

@@ -17,7 +17,7 @@ from long_vivit.perf import give_back_freed_memory, keep_freed_memory
 from long_vivit.state import State
 from long_vivit.step import make_step
 
-jax.devices()  # starts the backend: as much a part of the imports as torch's libraries
+jnp.zeros(1).block_until_ready()  # starts the backend: part of the imports, as torch's libraries
 
 
 def drawn(size, grid, rate):

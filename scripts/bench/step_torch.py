@@ -1,14 +1,27 @@
 """The rows of step.py that a user of torch would take: ViViT, VideoMAE, open_clip's ViT."""
 
+import importlib
+
 import torch
 from torch.nn import functional
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+MODELS = {  # row: where its model is; named in full, since transformers imports only when asked
+    'vivit': ('transformers.models.vivit.modeling_vivit', 'VivitModel'),
+    'videomae': ('transformers.models.videomae.modeling_videomae', 'VideoMAEModel'),
+    'open_clip': ('open_clip.transformer', 'VisionTransformer'),
+}
+
+
+def load(row):
+    """Imports all that the row needs -> the class of its model."""
+    package, name = MODELS[row.partition(' ')[0]]
+    return getattr(importlib.import_module(package), name)
 
 
 def vivit(size, attention):
     """transformers' ViViT -> (module, frames [b, t, 3, h, w] -> its CLS token [b, d])."""
-    from transformers import VivitConfig, VivitModel
+    from transformers import VivitConfig
 
     config = VivitConfig(
         image_size=size.pixels, num_frames=size.frames,
@@ -16,7 +29,7 @@ def vivit(size, attention):
         num_hidden_layers=size.depth, num_attention_heads=size.heads,
         intermediate_size=4 * size.width, attn_implementation=attention or 'sdpa',
     )  # fmt: skip
-    model = VivitModel(config, add_pooling_layer=False)
+    model = load('vivit')(config, add_pooling_layer=False)
     return model, lambda frames: model(pixel_values=frames).last_hidden_state[:, 0]
 
 
@@ -25,7 +38,7 @@ def videomae(size, rate):
 
     With a rate of 75% the encoder sees a quarter of the tubelets, the same in each clip.
     """
-    from transformers import VideoMAEConfig, VideoMAEModel
+    from transformers import VideoMAEConfig
 
     config = VideoMAEConfig(
         image_size=size.pixels, patch_size=size.patch, num_frames=size.frames,
@@ -33,7 +46,7 @@ def videomae(size, rate):
         num_attention_heads=size.heads, intermediate_size=4 * size.width, use_mean_pooling=False,
         attn_implementation='sdpa',
     )  # fmt: skip
-    model = VideoMAEModel(config)
+    model = load('videomae')(config)
     masked = None
     if rate:
         count = size.frames // size.tubelet * (size.pixels // size.patch) ** 2
@@ -45,9 +58,7 @@ def videomae(size, rate):
 
 def open_clip(size, _):
     """open_clip's ViT on each frame, and the mean over the frames -> (module, [b, d])."""
-    from open_clip.transformer import VisionTransformer
-
-    model = VisionTransformer(
+    model = load('open_clip')(
         image_size=size.pixels, patch_size=size.patch, width=size.width, layers=size.depth,
         heads=size.heads, mlp_ratio=4.0, output_dim=size.width,
     )  # fmt: skip
