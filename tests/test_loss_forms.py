@@ -100,7 +100,7 @@ def on_paper(kind, z_video, z_text, ok, keys, scale, bias):
 # The losses themselves ----------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(KINDS),
     options=st.sampled_from([{}, TILED]),

@@ -218,7 +218,7 @@ def problems(draw):
     return [draw(row) for _ in range(q)], [draw(true) for _ in range(q)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_equals_the_mean_over_all_orders_of_tied_items(problem):
     scores, positives = problem
@@ -229,7 +229,7 @@ def test_equals_the_mean_over_all_orders_of_tied_items(problem):
         np.testing.assert_allclose(got.ranks, [rank for rank, _ in slow])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems(), st.randoms(use_true_random=False))
 def test_order_of_items_does_not_matter(problem, random):
     scores, positives = np.array(problem[0]), problem[1]

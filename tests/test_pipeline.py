@@ -70,7 +70,7 @@ def assert_same(one, other, but=()):
 # Order --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 3), st.integers(0, 99))
 def test_every_epoch_is_a_permutation_of_whole_groups(num_groups, group_size, seed):
     size = num_groups * group_size

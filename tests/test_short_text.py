@@ -195,34 +195,30 @@ def test_the_plan_sees_the_second_text(tmp_path):
 
 
 def test_cut_short_texts_are_counted_apart():
-    def batch(cut, short_cut):
-        ids = ['a', 'b', 'c', 'd']
-        cuts = {'cut': np.array(cut), 'short_cut': np.array(short_cut)}
-        return {'id': ids, 'error': [None] * 4, **cuts}
+    def batch(source, cut, short_cut=None):
+        cuts = {'cut': np.array(cut)} | ({'short_cut': np.array(short_cut)} if short_cut else {})
+        return {'id': list('abcd'), 'error': [None] * 4, 'source': [source] * 4, **cuts}
 
     watch = {'loss': 1.0, 'skipped': 0.0, 'lr': 0.1}
     window = Window()
-    window.add(1, batch([1, 1, 0, 0], [0, 0, 0, 1]), watch, 4)
+    window.add(1, batch('videos', [1, 1, 0, 0], [0, 0, 0, 1]), watch, 4)
     window.settle()
     window = Window.from_info(window.to_info())
-    window.add(2, batch([1, 0, 0, 0], [0, 0, 0, 0]), watch, 4)
+    window.add(2, batch('videos', [1, 0, 0, 0], [0, 0, 0, 0]), watch, 4)
+    window.add(3, batch('images', [0, 0, 0, 0], [1, 1, 1, 1]), watch, 4)
     window.settle()
-    assert window.line()['cut_texts'] == 3 / 8
-    assert window.line()['cut_short_texts'] == 1 / 8
+    line = window.line()
+    assert line['cut_texts'] == 3 / 12 and line['cut_texts_videos'] == 3 / 8
+    assert (line['cut_short_texts_videos'], line['cut_short_texts_images']) == (1 / 8, 1)
     stage = config.frozen({'name': 'long', 'text_length': 9, 'short_length': 5})
-    cuts = window.cuts(stage)
-    assert cuts['short_length'] == (
-        '12% of the short texts are longer than stages.long.short_length=5 tokens and are cut there'
+    assert window.cuts(stage)['videos/short'] == (
+        '12% of the short texts of videos are longer than stages.long.short_length=5 tokens and '
+        'are cut there'
     )
-    assert cuts['text_length'].startswith(
-        '38% of the texts are longer than stages.long.text_length'
-    )
-    plain = Window.from_info({'watch': [], 'cut': 0, 'clips': 0})  # as runs of before noted it
-    one = batch([0] * 4, [0] * 4)
-    del one['short_cut']
-    plain.add(1, one, watch, 4)
+    plain = Window()
+    plain.add(1, batch('videos', [0] * 4), watch, 4)
     plain.settle()
-    assert 'cut_short_texts' not in plain.line() and plain.cuts(stage) == {}
+    assert not [key for key in plain.line() if 'short' in key] and plain.cuts(stage) == {}
 
 
 def test_a_run_of_two_branches(tiny_stories, tmp_path, quick_compilation, one_device, capsys):
@@ -249,6 +245,7 @@ def test_a_run_of_two_branches(tiny_stories, tmp_path, quick_compilation, one_de
         assert line['loss_short'] > 0 and 0 <= line['recall_short'] <= 1
         assert 1e-3 < line['removed'] < 0.9 and line['skipped'] == 0
         assert 0.5 * line['loss_short'] < line['loss']
-        assert 0 <= line['cut_short_texts'] <= 1
+        (share,) = [value for key, value in line.items() if key.startswith('cut_short_texts_')]
+        assert 0 <= share <= 1
     with_images = [line['tokens_per_s'] / line['clips_per_s'] for line in curves[1:]]
     assert len({round(x) for x in with_images}) == 2

@@ -50,7 +50,6 @@ def test_special_tokens_cannot_be_written_by_a_user(tokenizer):
     assert tokenizer.decode(ids) == '<end> <pad> <start>'
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(st.text())
 def test_any_text_is_spelled(tokenizer, words):
     tokens = tokenizer.encode([words], 4096)

@@ -85,7 +85,7 @@ def test_what_json_cannot_hold_is_refused(opened, tmp_path):
     assert writer.path.read_text() == ''
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp('run')
