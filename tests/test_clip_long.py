@@ -23,9 +23,10 @@ def resolved(workdir, data_dir, **changes):
     cfg = clip_long.get_config()
     cfg.init, cfg.workdir, cfg.data.dir = f'clip:{FIXTURE}', str(workdir), str(data_dir)
     cfg.model.video.remat, cfg.eval.ablations = 'none', False
+    cfg.loss.components, cfg.model.text.keep = 2, 3  # of 3 that a batch has, of 9 rows
     for name, frames, length in (('short', 2, 9), ('long', 4, 20)):
         data = {'train': f'shape_stories/{name}:train', 'eval': f'shape_stories/{name}:test[:16]'}
-        cfg.stages[name].update(frames=frames, text_length=length, **data, **SMALL)
+        cfg.stages[name].update(frames=frames, text_length=length, short_length=9, **data, **SMALL)
     cfg.update_from_flattened_dict({path.replace('__', '.'): x for path, x in changes.items()})
     return config.resolve(cfg)
 
@@ -38,6 +39,7 @@ def test_the_recipe_as_it_is_has_one_fault_the_missing_init():
             config.resolve(cfg)
         assert 'model.from_init' in str(error.value)
         cfg.init = f'clip:{FIXTURE}'
+        cfg.loss.components = 8  # the tiny CLIP's embeddings have 16
         run = config.resolve(cfg)
         assert [stage.text_length for stage in run.stages] == [77, 248]
         assert (run.model.video.pool, run.model.video.width) == ('cls', 32)
