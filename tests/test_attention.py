@@ -11,6 +11,8 @@ from long_vivit.models import blockwise
 from long_vivit.models.attention import attend
 from tests.tiny_models import FAST
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 M, F = 2, 4
 IMPLEMENTATIONS = ('blockwise', 'dense')  # those that run on any backend
 QUERY_BLOCK = blockwise.ROWS

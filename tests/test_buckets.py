@@ -19,6 +19,8 @@ from long_vivit.state import State
 from long_vivit.step import make_step
 from tests.tiny_models import FAST, batch, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 LONGEST, BUCKETS = 248, (32, 77, 248)
 LENGTHS = (22, 205, 32, 33, 2, 77, 78, 248, 247, 31, 12, 100)  # 20 and 200 words come first
 

@@ -11,6 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from long_vivit.losses import components
 from tests.tiny_models import FAST
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 TALL, WIDE = (14, 6), (7, 12)  # by the covariance, by the Gram matrix
 K = 3
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')

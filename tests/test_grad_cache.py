@@ -15,6 +15,8 @@ from long_vivit.state import State
 from long_vivit.step import make_step
 from tests.tiny_models import FAST, batch, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 DEPTH, B = 2, 32
 SIGMOID = {'kind': 'sigmoid', 'form': 'ring', 'tile': 3}
 NCE = {'kind': 'nce', 'label_smoothing': 0.1, 'form': 'dense'}

@@ -12,6 +12,8 @@ from tests import tiny_models
 from tests.test_sequence import mesh_of
 from tests.tiny_models import FAST, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 GRID, B, K = (6, 2, 4), 2, 37
 
 

@@ -16,6 +16,8 @@ from long_vivit.losses.form import chosen, in_words, plan_of
 from long_vivit.sharding import BATCH, batch_axes
 from tests.tiny_models import FAST
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 KINDS = ('nce', 'sigmoid')
 SMOOTHING = 0.1
 B = 11  # pairs of most examples: three tiles of 4, the last one not full

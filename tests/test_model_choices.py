@@ -19,6 +19,8 @@ from tests import tiny_models, tiny_run
 from tests.test_models import slow_unit, stills
 from tests.tiny_models import FAST, GRID, LENGTH, batch, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 MLP = {'activation': 'quick_gelu', 'norm_epsilon': 1e-2, 'mlp_width': 24}
 embed_video = jax.jit(lambda model, *given: model.video(*given), compiler_options=FAST)
 embed_text = jax.jit(lambda model, *given: model.text(*given), compiler_options=FAST)

@@ -19,6 +19,8 @@ from long_vivit.warm_start import warm_start
 from tests import tiny_models
 from tests.tiny_models import FAST, GRID, PATCH, TEXT, TUBELET, batch, changed, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 # The towers of the paper and of CLIP; tests/test_model_choices.py has what other towers have.
 POOLS, KINDS = ('mean', 'cls'), ('bidirectional', 'causal')
 

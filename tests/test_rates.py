@@ -13,6 +13,8 @@ from long_vivit.names import flatten
 from tests import tiny_run
 from tests.tiny_models import FAST
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 DEPTH = {'video': 3, 'text': 2}
 COMMON = {'lr': 0.1, 'steps': 20, 'warmup_steps': 4, 'weight_decay': 0.5, 'clip': 1.0}
 RATES = {'video_lr': 0.5, 'text_lr': 0.25, 'layer_decay': 0.8}

@@ -11,6 +11,8 @@ from long_vivit.models.text import TextEncoder
 from long_vivit.names import names
 from tests.tiny_models import dual, like
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 N, HEADS, F = 12, 2, 8
 
 

@@ -11,6 +11,8 @@ from long_vivit.state import State
 from long_vivit.step import make_step
 from tests.tiny_models import FAST, batch, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 DEPTH = 3
 SCHEDULE = {'lr': 0.05, 'steps': 20, 'warmup_steps': 4}
 GOOD, BAD_LOSS, BAD_GRADIENT = 0, -1, -2  # in the first text key

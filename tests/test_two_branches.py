@@ -16,6 +16,8 @@ from long_vivit.step import make_step, two_branches
 from tests.test_loss_forms import SMOOTHING, on_paper
 from tests.tiny_models import FAST, batch, dual
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 B, E, K, WEIGHT = 24, 6, 3, 0.5
 SCALE, BIAS = 5.0, -2.0
 SHORT = {
