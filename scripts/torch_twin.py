@@ -67,11 +67,9 @@ def renamed(flat):
     state = {}
     for name, value in flat.items():
         name = name.replace('/', '.')
-        if '.blocks.' not in name:
-            state |= dict([one(name, value)])
-            continue
-        for layer, slice_ in enumerate(value):
-            state |= dict([one(name.replace('.blocks.', f'.blocks.{layer}.'), slice_)])
+        for layer, part in enumerate(value) if '.blocks.' in name else [('', value)]:
+            key, tensor = one(name.replace('.blocks.', f'.blocks.{layer}.'), part)
+            state[key] = tensor
     return state
 
 
@@ -125,8 +123,7 @@ class VideoEncoder(nn.Module):
         self.tubelet_embed = nn.Linear(tubelet * pixels, d) if tubelet > 1 else None
         self.positions = Positions(config)
         self.cls = nn.Parameter(torch.zeros(d)) if config['pool'] == 'cls' else None
-        epsilon = config['norm_epsilon']
-        self.norm_input = nn.LayerNorm(d, epsilon) if config['norm_input'] else None
+        self.norm_input = nn.LayerNorm(d, config['norm_epsilon']) if config['norm_input'] else None
         self.trunk = Trunk(config)
         self.map = MapPool(config) if config['pool'] == 'map' else None
         self.head = nn.Linear(d, embed, bias=False) if config['head'] else None
@@ -152,8 +149,7 @@ class VideoEncoder(nn.Module):
             x = torch.cat([self.cls.expand(len(x), max(1, again), -1), x], 1)
         if self.norm_input is not None:
             x = self.norm_input(x)
-        x = self.trunk(x)
-        x = self.pooled(x)
+        x = self.pooled(self.trunk(x))
         return unit(x if self.head is None else self.head(x))
 
     def pooled(self, x):

@@ -30,6 +30,15 @@ def clips() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def eight_devices() -> None:
+    """There are: always on CPU; tests that are run on real devices may have fewer."""
+    import jax
+
+    if jax.device_count() < 8:
+        pytest.skip('needs eight devices')
+
+
+@pytest.fixture(scope='session')
 def tiny_stories(tmp_path_factory) -> pathlib.Path:
     """A data folder with a small Shape Stories: image, short and long, 64 train and 32 test."""
     from data.shape_stories import build

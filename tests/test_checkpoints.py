@@ -113,10 +113,9 @@ def test_readable_without_this_code(one):
     assert out.strip() == f'7 {sorted(arrays())} False'
 
 
+@pytest.mark.usefixtures('eight_devices')
 @pytest.mark.parametrize('back', [False, True])
 def test_onto_another_mesh(tmp_path, back):
-    if jax.device_count() != 8:
-        pytest.skip('needs 8 devices')
     kinds = (AxisType.Auto,)
     line = NamedSharding(jax.make_mesh((8,), ('fsdp',), axis_types=kinds), P('fsdp'))
     plane = jax.make_mesh((2, 4), ('data', 'fsdp'), axis_types=kinds * 2)

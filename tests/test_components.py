@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 TALL, WIDE = (14, 6), (7, 12)  # by the covariance, by the Gram matrix
 K = 3
-needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+needs_eight = pytest.mark.usefixtures('eight_devices')
 
 
 def rows(b, e, seed=0):

@@ -22,7 +22,7 @@ SIGMOID = {'kind': 'sigmoid', 'form': 'ring', 'tile': 3}
 NCE = {'kind': 'nce', 'label_smoothing': 0.1, 'form': 'dense'}
 PROGRAMS = {}  # what is compiled, so that two tests may share it
 FIELDS = {'lr': 0.05, 'steps': 20, 'warmup_steps': 4}
-needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+needs_eight = pytest.mark.usefixtures('eight_devices')
 
 
 def one_batch():

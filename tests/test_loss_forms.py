@@ -22,7 +22,7 @@ KINDS = ('nce', 'sigmoid')
 SMOOTHING = 0.1
 B = 11  # pairs of most examples: three tiles of 4, the last one not full
 TILED = {'form': 'tiled', 'tile': 4}
-needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+needs_eight = pytest.mark.usefixtures('eight_devices')
 
 
 def mesh_of(**sizes):

@@ -275,7 +275,7 @@ def test_below_the_last_layers_nothing_is_trained(name):
     assert frozen == stem | ({'cls'} if name == 'cls' else set())
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+@pytest.mark.usefixtures('eight_devices')
 @pytest.mark.parametrize(
     ('name', 'spec'), [('map', 'fsdp=2,seq=2,tensor=2'), ('cls', 'data=2,seq=4')]
 )

@@ -13,7 +13,7 @@ from long_vivit.models.attention import attend
 from tests.test_attention import assert_all_near
 from tests.tiny_models import FAST, batch, dual
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+pytestmark = pytest.mark.usefixtures('eight_devices')
 B, M, F = 4, 4, 8
 
 

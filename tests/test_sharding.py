@@ -8,7 +8,7 @@ from long_vivit import sharding
 from long_vivit.names import flatten
 from tests import mesh_steps
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+pytestmark = pytest.mark.usefixtures('eight_devices')
 
 MESHES = (  # each axis alone, then together; see also test_several_processes
     'data=8',

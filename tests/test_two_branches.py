@@ -24,7 +24,7 @@ SHORT = {
     'weight': WEIGHT, 'components': K, 'basis_gradient': 'full', 'components_scope': 'global',
     'renormalise': False,
 }  # fmt: skip
-needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
+needs_eight = pytest.mark.usefixtures('eight_devices')
 
 
 def units(seed):

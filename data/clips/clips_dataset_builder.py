@@ -17,7 +17,7 @@ Videos of one's own manifest, decoded once and stored as small squares at a stea
 LEDGER = 'broken.jsonl'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(tfds.core.dataset_builder.FileReaderBuilder):
     """Makes the parts, then takes their files as they are for the shards of its splits.
 
     Records keep the manifest's order. A part that lies finished in its folder is not made again,
@@ -77,12 +77,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             lines = sorted(broken, key=lambda fault: order[fault['id']])
             text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
             pathlib.Path(self.data_path, LEDGER).write_text(text, encoding='utf-8')
-
-    def _split_generators(self, dl_manager):
-        raise NotImplementedError('the parts are made by _download_and_prepare')
-
-    def _generate_examples(self, *args, **kwargs):
-        raise NotImplementedError('the parts are made by _download_and_prepare')
 
 
 def say_broken(broken: list[dict]) -> str:

@@ -42,28 +42,17 @@ class Sizes(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The architecture in the paths of configs/base.py."""
-        video, text = (
-            {
-                'width': tower.width,
-                'depth': tower.depth,
-                'heads': tower.heads,
-                'mlp_width': 0 if tower.mlp == 4 * tower.width else tower.mlp,
-                'activation': activation,
-                'norm_epsilon': epsilon,
-            }
-            for tower, activation, epsilon in (
-                (self.video, self.activation, self.epsilon),
-                (self.text, self.text_activation or self.activation, self.text_epsilon),
-            )
-        )
-        video |= {'patch': self.patch, 'pool': 'cls', 'norm_input': True}
-        video |= {'positions': 'split', 'head': True}
-        text |= {'kind': 'causal', 'head_bias': self.head_bias}
+        text_activation = self.text_activation or self.activation
         return {
-            **{f'model.video.{name}': value for name, value in video.items()},
-            **{f'model.text.{name}': value for name, value in text.items()},
+            **self.video.fields(
+                'video', self.activation, self.epsilon, patch=self.patch, pool='cls',
+                norm_input=True, positions='split', head=True,
+            ),
+            **self.text.fields(
+                'text', text_activation, self.text_epsilon, kind='causal', head_bias=self.head_bias
+            ),
             'model.embed': self.embed,
-        }
+        }  # fmt: skip
 
     def described(self, tokenizer: str) -> Described:
         """What weights of these sizes say of themselves, beside the path of a tokenizer."""

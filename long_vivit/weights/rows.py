@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
@@ -40,6 +40,18 @@ class Tower(NamedTuple):
     depth: int
     heads: int
     mlp: int
+
+    def fields(self, name: str, activation: str, epsilon: float, **others: Any) -> dict[str, Any]:
+        """The tower `name` in the paths of configs/base.py, and `others` beside it."""
+        found = {
+            'width': self.width,
+            'depth': self.depth,
+            'heads': self.heads,
+            'mlp_width': 0 if self.mlp == 4 * self.width else self.mlp,
+            'activation': activation,
+            'norm_epsilon': epsilon,
+        }
+        return {f'model.{name}.{field}': value for field, value in (found | others).items()}
 
 
 def one(ours: str, theirs: str, shape: Sequence[int], pattern: str = '', **sizes: int) -> Row:

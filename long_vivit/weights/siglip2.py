@@ -55,30 +55,18 @@ class Sizes(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The architecture in the paths of configs/base.py, and the loss it was taught by."""
-        towers = {
-            'video': (self.video, self.activation, self.epsilon),
-            'text': (self.text, self.text_activation, self.text_epsilon),
-        }
-        found = {}
-        for name, (tower, activation, epsilon) in towers.items():
-            found[f'model.{name}.width'] = tower.width
-            found[f'model.{name}.depth'] = tower.depth
-            found[f'model.{name}.heads'] = tower.heads
-            found[f'model.{name}.mlp_width'] = 0 if tower.mlp == 4 * tower.width else tower.mlp
-            found[f'model.{name}.activation'] = activation
-            found[f'model.{name}.norm_epsilon'] = epsilon
-        return found | {
-            'model.video.patch': self.patch,
-            'model.video.pool': 'map',
-            'model.video.norm_input': False,
-            'model.video.positions': 'split',
-            'model.video.head': False,
-            'model.text.kind': 'padded',
-            'model.text.head_bias': True,
+        return {
+            **self.video.fields(
+                'video', self.activation, self.epsilon, patch=self.patch, pool='map',
+                norm_input=False, positions='split', head=False,
+            ),
+            **self.text.fields(
+                'text', self.text_activation, self.text_epsilon, kind='padded', head_bias=True
+            ),
             'model.embed': self.video.width,
             'loss.kind': 'sigmoid',
             'loss.max_scale': MAX_SCALE,
-        }
+        }  # fmt: skip
 
 
 def describe(path: Path) -> Described:

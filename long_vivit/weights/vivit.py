@@ -48,22 +48,10 @@ class Sizes(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The architecture in the paths of configs/base.py."""
-        video = {
-            'width': self.video.width,
-            'depth': self.video.depth,
-            'heads': self.video.heads,
-            'mlp_width': 0 if self.video.mlp == 4 * self.video.width else self.video.mlp,
-            'activation': self.activation,
-            'norm_epsilon': self.epsilon,
-            'norm_input': False,
-            'patch': self.patch,
-            'tubelet': self.tubelet,
-            'pool': 'cls',
-            'cls_repeat': False,
-            'positions': 'joint',
-            'head': True,
-        }
-        return {f'model.video.{name}': value for name, value in video.items()}
+        return self.video.fields(
+            'video', self.activation, self.epsilon, norm_input=False, patch=self.patch,
+            tubelet=self.tubelet, pool='cls', cls_repeat=False, positions='joint', head=True,
+        )  # fmt: skip
 
 
 def describe(path: Path) -> Described:
