@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from long_vivit import config, recipe, start, weights
@@ -120,9 +119,7 @@ def load(workdir, stage='', which='', **look):
         raise ValueError(f'{workdir}: {stage!r} is no finished stage; finished: {", ".join(names)}')
     chosen = done[names.index(stage) if stage else -1]
     tokenizer = Tokenizer.load(folder.tokenizer)
-    fresh = jax.eval_shape(
-        lambda: recipe.model(run, chosen, tokenizer.vocab_size, jax.random.key(0))
-    )
+    fresh = start.model_like(run, chosen, tokenizer.vocab_size)
     model = unflatten(fresh, start.taught(folder.checkpoints(chosen.name), which))
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)

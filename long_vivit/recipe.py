@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, long_text, optim
+from long_vivit import flops, long_text, optim, stage_loss
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
-from long_vivit.losses import components, form
 from long_vivit.models import sequence
 from long_vivit.models.attention import resolve
 from long_vivit.models.dual import DualEncoder
@@ -190,46 +189,9 @@ def training(run, stage, vocab):
         num_frozen=depth - stage.last_layers if stage.last_layers else 0,
         ema_decay=fields.ema,
         micro_batch=stage.micro_batch,
-        short=short_branch(run, stage),
-        kind=run.loss.kind,
-        max_scale=run.loss.max_scale,
-        label_smoothing=run.loss.label_smoothing,
-        form=run.loss.form,
-        tile=run.loss.tile,
+        **stage_loss.options(run, stage),
     )
     return init, step
-
-
-def short_branch(run, stage):
-    """What `step.two_branches` takes of the configuration; None for a stage without short texts."""
-    loss = run.loss
-    if not stage.short_text:
-        return None
-    return {'weight': loss.short_weight} | {
-        key: getattr(loss, key)
-        for key in ('components', 'basis_gradient', 'components_scope', 'renormalise')
-    }
-
-
-def loss_in_words(run, stage):
-    """How a stage of a large batch or of two losses comes by them; '' where that is plain."""
-    loss, b = run.loss, stage.batch
-    words = [form.in_words(loss.kind, loss.form, b, loss.tile)]
-    short = short_branch(run, stage)
-    if short:
-        words.append(f'{short.pop("weight"):g} times that of the {components.in_words(b, **short)}')
-    if stage.micro_batch:
-        words.append(f'the encoders take {stage.micro_batch} of {b} pairs at once')
-    plain = not stage.micro_batch and not short and form.chosen(loss.form, b) == 'dense'
-    return '' if plain else ', '.join(words)
-
-
-def loss_warning(run, stage):
-    """What a stage asks of its loss in vain, and what to change; '' where there is nothing."""
-    if not stage.short_text:
-        return ''
-    loss = run.loss
-    return components.warning(loss.components, loss.components_scope, stage, run.model.embed)
 
 
 def batch_like(run, stage):
@@ -260,6 +222,12 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
     """
     video, text = run.model.video, run.model.text
     video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
+
+    def reads(num_tokens):
+        return flops.Tower(
+            text.width, text.depth, num_tokens, text.depth, text_has.get('mlp_width', 0)
+        )
+
     tokens = num_patches
     if video.pool == 'cls':
         repeated = video_has.get('cls_repeat', False)
@@ -269,15 +237,12 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
             video.width, video.depth, tokens, stage.last_layers or video.depth,
             video_has.get('mlp_width', 0),
         ),
-        flops.Tower(
-            text.width, text.depth, text_tokens or stage.text_length, text.depth,
-            text_has.get('mlp_width', 0),
-        ),
+        reads(text_tokens or stage.text_length),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
         probe=video.pool == 'map', head=video_has.get('head', True),
     )  # fmt: skip
     if stage.short_text:
-        short = flops.Tower(text.width, text.depth, stage.short_length, text.depth)
+        short = reads(stage.short_length)
         counted += flops.second_branch(short, batch=batch, embed=run.model.embed)
     return counted
 

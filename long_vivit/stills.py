@@ -6,9 +6,7 @@ step of a run that starts from other weights, and at each stage's end as that st
 
 import json
 
-import jax
-
-from long_vivit import hosts, recipe
+from long_vivit import hosts, recipe, start
 from long_vivit.inputs.sources import open_source
 from long_vivit.names import unflatten
 from long_vivit.stage import score_stage
@@ -37,9 +35,7 @@ def before(params, tools):
     run, workdir, stage = tools.run, tools.workdir, tools.run.stages[0]
     if hosts.told(_scored(tools)):
         return
-    like = jax.eval_shape(
-        lambda: recipe.model(run, stage, tools.tokenizer.vocab_size, jax.random.key(0))
-    )
+    like = start.model_like(run, stage, tools.tokenizer.vocab_size)
     found = score(unflatten(like, params), stage, tools)
     if hosts.first():
         with writable(workdir.path):

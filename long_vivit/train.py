@@ -16,7 +16,17 @@ import contextlib
 import jax
 from absl import flags
 
-from long_vivit import command_line, hardware, hosts, long_text, recipe, retrieval, start, stills
+from long_vivit import (
+    command_line,
+    hardware,
+    hosts,
+    long_text,
+    recipe,
+    retrieval,
+    stage_loss,
+    start,
+    stills,
+)
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs import opening
 from long_vivit.inputs.sources import open_source
@@ -123,7 +133,7 @@ def teach_and_score(stage, tools, sources):
     with jax.set_mesh(tools.mesh):
         lines = [
             words(tools.run, stage)
-            for words in (recipe.loss_in_words, recipe.loss_warning, long_text.in_words)
+            for words in (stage_loss.in_words, stage_loss.warning, long_text.in_words)
         ]
     for line in filter(None, lines):
         say(f'{stage.name}: {line}')

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from long_vivit import estimate, hardware, layout, optim, recipe
+from long_vivit import estimate, hardware, layout, optim, recipe, stage_loss
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -56,14 +56,14 @@ def test_fields_of_the_loss_reach_the_step(tiny_stories, tmp_path):
     assert 'bias' in watch
     text = str(jax.make_jaxpr(step)(*like))
     assert 'f32[3,3]' in text  # the last tile: 8 pairs are three tiles of 3, 3 and 2
-    assert recipe.loss_in_words(run, stage) == (
+    assert stage_loss.in_words(run, stage) == (
         'sigmoid loss, tiled, tiles of at most 3 x 3 pairs, the encoders take 4 of 8 pairs at once'
     )
-    assert recipe.loss_in_words(tiny_run.resolved(tiny_stories, tmp_path), stage) == (
+    assert stage_loss.in_words(tiny_run.resolved(tiny_stories, tmp_path), stage) == (
         'nce loss, dense, the encoders take 4 of 8 pairs at once'
     )
     plain = tiny_run.resolved(tiny_stories, tmp_path)
-    assert recipe.loss_in_words(plain, plain.stages[1]) == ''
+    assert stage_loss.in_words(plain, plain.stages[1]) == ''
 
 
 def test_auto_attention_is_what_runs_on_the_mesh(tiny_stories, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import long
-from long_vivit import config, flops, recipe, sharding, train
+from long_vivit import config, flops, recipe, sharding, stage_loss, train
 from long_vivit.inputs import short_text
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import Example, open_source
@@ -150,7 +150,7 @@ def test_what_a_run_says_of_it(tmp_path):
     def said(devices=1, **changes):
         run = tiny_run.resolved(tmp_path, tmp_path, **TWO | changes)
         with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:devices])):
-            return recipe.loss_in_words(run, run.stages[0]), recipe.loss_warning(run, run.stages[0])
+            return stage_loss.in_words(run, run.stages[0]), stage_loss.warning(run, run.stages[0])
 
     start = 'nce loss, dense, 0.5 times that of the short texts'
     assert said() == (f'{start} against 3 components of 8 pairs', '')
@@ -164,7 +164,7 @@ def test_what_a_run_says_of_it(tmp_path):
     )
     assert said(loss__components=6)[1] == ''
     plain = tiny_run.resolved(tmp_path, tmp_path)
-    assert recipe.loss_warning(plain, plain.stages[2]) == ''
+    assert stage_loss.warning(plain, plain.stages[2]) == ''
     if jax.device_count() < 8:
         return
     words, warning = said(4, loss__components_scope='local', loss__components=1)

@@ -39,17 +39,11 @@ class MapPool(nnx.Module):
 
     def __call__(self, x):
         own = self.attention
-        probe, qkv, bias, out, out_bias = (
-            leaf[...].astype(self.dtype)
-            for leaf in (self.probe, own.qkv, own.qkv_bias, own.out, own.out_bias)
-        )
-        query = jnp.einsum('d,dmf->mf', probe, qkv[:, 0]) + bias[0]
+        query = own.project(self.probe[...][None, None], slice(1))[0, 0, 0]
+        key, value = own.project(x, slice(1, 3))
         query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-        key, value = (
-            jnp.einsum('bnd,dmf->bnmf', x.astype(self.dtype), qkv[:, i]) + bias[i] for i in (1, 2)
-        )
         weights = jax.nn.softmax(product('mf,bnmf->bmn', query, key))
         y = product('bmn,bnmf->bmf', weights.astype(self.dtype), value).astype(self.dtype)
-        y = jnp.einsum('bmf,mfd->bd', y, out) + out_bias
+        y = own.join(y[:, None])[:, 0]
         y = y + activated(self.activation, self.down, self.up(self.norm(y)))
         return y.astype(jnp.float32)
