@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+MARKS = '.!?。！？'
 BREAK = re.compile(r'(?<=[.!?])\s+|(?<=[。！？])\s*(?=\S)')
 
 
@@ -15,7 +16,7 @@ def split(text: str) -> list[str]:
     """The sentences of a text with their marks; one, the text itself, where there are no more.
 
     A sentence ends with '.', '!' or '?' before a space, or with a full stop of Chinese or Japanese;
-    an abbreviation ends one, too.
+    an abbreviation ends one, too. (Long-CLIP knows '. ' only.)
     """
     return [part for part in BREAK.split(text.strip()) if part] or [text]
 

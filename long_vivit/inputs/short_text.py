@@ -1,23 +1,20 @@
 """The second, short text of an example, for the branch of the loss that reads little of a video."""
 
-import re
-
 import numpy as np
 
+from long_vivit.inputs import sentences
 from long_vivit.inputs.text import text_key
 
 KINDS = ('caption', 'first_sentence')
-END = re.compile(r'[.!?]+\s|[。！？]')  # Long-CLIP knows '. ' only
 
 
 def first_sentence(text):
-    """The text up to its first full stop, without it and on one line.
+    """The first sentence of a text (see `sentences.split`) without its marks, on one line.
 
-    A full stop is '.', '!' or '?' before a space; one of an abbreviation is taken for one, too. A
-    text that begins with one, or has none within, comes back whole.
+    A text that begins with a mark, or has no other sentence, comes back whole.
     """
     text = ' '.join(text.split())
-    return END.split(text, maxsplit=1)[0].rstrip('.!?') or text
+    return sentences.split(text)[0].rstrip(sentences.MARKS) or text
 
 
 def pick(example, kind, text, rng):
