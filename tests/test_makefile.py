@@ -1,5 +1,6 @@
 """What make says where the environment is not what was asked for."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,10 @@ def make(tmp_path):
         python.chmod(0o755)
         (tmp_path / 'venv' / '.ready').touch()
         command = ['make', 'setup', f'VENV={tmp_path / "venv"}', *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        # The tests may run under a make of their own, whose words are not for this one.
+        mine = ('MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS', 'PYTHON')
+        env = {name: value for name, value in os.environ.items() if name not in mine}
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
 
     return make
 
