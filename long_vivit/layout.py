@@ -11,6 +11,7 @@ import re
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from long_vivit import sharding
 from long_vivit.axes import FSDP, TENSOR
 from long_vivit.names import names
 
@@ -93,6 +94,12 @@ def like(shapes, layout):
         shapes,
         layout,
     )
+
+
+def batch(shapes, mesh):
+    """A batch {name: ShapeDtypeStruct [b, ...]} as `sharding.place` lays it on the mesh."""
+    lies = {name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS) for name in shapes}
+    return like(shapes, lies)
 
 
 def spread(tree, layout):

@@ -9,7 +9,7 @@ import numpy as np
 
 from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints
-from long_vivit.compiling import compiler_options
+from long_vivit.compiling import Ahead, compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
@@ -58,14 +58,16 @@ def teach(stage, tools, sources, start):
         step_function, donate_argnums=0, compiler_options=compiler_options(),
         out_shardings=(lies, sharding.everywhere(mesh)),
     )  # fmt: skip
+    step, like = Ahead(step), layout.like(shapes, lies)
     folder = tools.workdir.checkpoints(stage.name)
     with jax.set_mesh(mesh), Checkpoints(folder, keep=run.checkpoint.keep) as saved:
+        step.prepare(like, layout.batch(recipe.batch_like(run, stage), mesh))
+        tools.start_up.mark('compile')
         at = hosts.told(saved.latest())
         loop = Loop(stage, tools, sources, saved, step)
         if at is None:
             state = fresh(init, lies, start())
         else:
-            like = layout.like(shapes, lies)
             state = unflatten(like, saved.restore(at, flatten(like)))
             loop.remember(at, saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
@@ -185,7 +187,7 @@ class Loop:
             jax.block_until_ready(watch)
             self.meter.step(*counts)
         if first:  # start-up ends here: what follows is speed
-            self.tools.start_up.mark('compile and first step')
+            self.tools.start_up.mark('first step')
             self.bar.note(self.tools.start_up.end())
             self.meter.skip_start()
         self.report()
