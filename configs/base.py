@@ -231,11 +231,11 @@ def stage(**changes) -> ConfigDict:
             'warmup_steps': 100,  # 0 <= x < steps; a tenth of steps unless it is set
             'image_train': '',  # data spec of images mixed into a video stage; '' = none
             'image_ratio': 0.0,  # share of the steps that take images; 0 <= x < 1
-            'tune': 'all',  # what of the video encoder is trained: all | none | words with + between:
-            #                 adapters | lora | temporal (attention over time) | stem (tubelets and
-            #                 times) | head (what follows the layers) | last:K | first:K (K layers
-            #                 and what follows or comes before); LongViViT has adapters+stem,
-            #                 lora+stem, temporal+stem, last:4
+            'tune': 'all',  # what of the video encoder is trained: all | none | last:K (K layers
+            #                 and what follows) | first:K (and what comes before) | some of these
+            #                 with + between: adapters, lora, temporal (attention over time), stem
+            #                 (tubelets and times), head (what follows the layers); LongViViT has
+            #                 adapters+stem, lora+stem, temporal+stem, last:4
             'last_layers': 0,  # K is short for tune = last:K; 0 = as `tune` says
             'text_tower': 'train',  # train | frozen: all of the text encoder stays as it is
         }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, long_text, optim, stage_loss
+from long_vivit import flops, long_text, optim, stage_loss, tuning
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
@@ -89,6 +89,7 @@ def model(run, stage, vocab, key):
             'remat': video.remat,
             'dtype': dtype,
             **chosen(video, VIDEO_CHOICES),
+            **tuning.parts(run, stage),
         },
         text={
             'vocab': vocab,
@@ -165,12 +166,12 @@ def training(run, stage, vocab):
     For the ambient mesh, in which they must be called too.
     """
     like = jax.eval_shape(lambda: model(run, stage, vocab, jax.random.key(0)))
-    depth, fields = run.model.video.depth, run.optim
+    fields, tune = run.optim, tuning.of(stage)
     optimiser = optim.make(
         like, lr=stage.lr, steps=stage.steps, warmup_steps=stage.warmup_steps, b1=fields.b1,
         b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
         weight_decay=fields.weight_decay, clip=fields.clip,
-        freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
+        freeze=tuple(filter(None, fields.freeze)), tune=tune,
         video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
         kept_rows=long_text.kept_rows(run, stage),
     )  # fmt: skip
@@ -186,7 +187,7 @@ def training(run, stage, vocab):
     step = make_step(
         optimiser,
         optim.lr_schedule(stage.lr, stage.steps, stage.warmup_steps),
-        num_frozen=depth - stage.last_layers if stage.last_layers else 0,
+        **tune.cuts(run.model.video.depth),
         ema_decay=fields.ema,
         micro_batch=stage.micro_batch,
         **stage_loss.options(run, stage),

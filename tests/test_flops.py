@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from long_vivit import chips, flops, optim, recipe
+from long_vivit import chips, flops, optim, recipe, tuning
 from long_vivit.models.dual import DualEncoder
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -36,10 +36,11 @@ def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **ch
 
     like = jax.eval_shape(build)
     options = {'lr': 1e-3, 'steps': 9, 'warmup_steps': 1}
-    tx = optim.make(like, **options, last_layers=last_layers, depth=DEPTH)
+    tune = tuning.parsed(f'last:{last_layers}' if last_layers else 'all')
+    tx = optim.make(like, **options, tune=tune)
     step = make_step(
         tx, optim.lr_schedule(**options), max_scale=100.0, label_smoothing=0.0, ema_decay=0.0,
-        num_frozen=DEPTH - last_layers if last_layers else 0,
+        **tune.cuts(DEPTH),
     )  # fmt: skip
     state = jax.eval_shape(lambda: State(jnp.int32(0), build(), tx.init(build())))
     shapes = {
