@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from long_vivit.names import flatten, unflatten
+from long_vivit.names import below, flatten, unflatten
 
 
 class Rule(NamedTuple):
@@ -27,6 +28,12 @@ class Rule(NamedTuple):
         if not (self.num_frozen or self.num_still):
             return leaf
         return leaf[self.num_frozen : len(leaf) - self.num_still]
+
+
+def counts(state: Any) -> tuple[int, int]:
+    """(parameters that are trained, all parameters) of a State of arrays or of shapes."""
+    moments = below(flatten(state.opt), 'adam/mu').values()
+    return sum(x.size for x in moments), sum(x.size for x in jax.tree.leaves(state.model))
 
 
 def take(params: Any, table: Mapping[str, Rule]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ with + between; trained is what they name.
     none       nothing: the tower is locked, texts learn to meet it (LiT, arXiv 2111.07991)
     adapters   the adapters behind each layer's MLP             (models/adapters.py)
     lora       the low-rank pairs beside the weights            (models/lora.py)
-    temporal   the attention over time of a factorised encoder: names with a part `temporal`
+    temporal   attention over time: names with a part `temporal`, and layers over whole slices,
+               `over_time`
     stem       what videos have and images lack: the embedding of tubelets and the positions that
                know of time; without tubelets the embedding of patches stands for the former
     head       what follows the layers: last norm, pooling, projection
@@ -29,14 +30,15 @@ from typing import NamedTuple
 
 # Of the video encoder's layers, stacked; and all that comes before them.
 BLOCKS = r'video/trunk/blocks/.*'
-BELOW = r'video/(image_embed|tubelet_embed|positions|cls|norm_input)(/.*)?'
+BELOW = r'video/(image_embed|tubelet_embed|tubes|positions|cls|norm_input)(/.*)?'
 NAMES = {  # of the whole name
     'adapters': r'video/(.*/)?adapter/.*',
     'lora': r'video/(.*/)?(\w+_)?lora/.*',
-    'temporal': r'video/(.*/)?temporal(/.*)?',
-    'stem': r'video/(tubelet_embed/.*|positions/(time|joint))',
+    'temporal': r'video/((.*/)?temporal|over_time)(/.*)?',
+    'stem': r'video/((tubelet_embed|tubes)/.*|positions/(time|joint))',
     'head': r'video/(trunk/norm|map|head)/.*',
 }
+TUBES = r'video/(tubelet_embed|tubes)/'
 PATCH_STEM = r'video/image_embed/.*'  # stands for the stem where there are no tubelets
 HINTS = {
     'adapters': 'set model.video.adapter_width',
@@ -111,6 +113,29 @@ def parts(run, stage) -> dict[str, int]:
     return {field: value for field, value in found.items() if value}
 
 
+def sized(run, **sizes):
+    """The Run with other adapter_width or lora_rank of model.video."""
+    video = type(run)(**(vars(run.model.video) | sizes))
+    model = type(run)(**(vars(run.model) | {'video': video}))
+    return type(run)(**(vars(run) | {'model': model}))
+
+
+def in_words(stage, num_trained: int, num_all: int) -> str:
+    """What a stage trains, for people."""
+    if num_trained == num_all:
+        return f'trains all {num_all:,} parameters'
+    tuning = of(stage)
+    video = '+'.join(tuning.words)
+    if tuning.last or tuning.first:
+        video = f'the last {tuning.last}' if tuning.last else f'the first {tuning.first}'
+        video += ' layers'
+    text = 'trained' if tuning.text else 'frozen'
+    return (
+        f'trains {num_trained:,} of {num_all:,} parameters ({num_trained / num_all:.2%}): of the '
+        f'video encoder {video}; the text encoder is {text}'
+    )
+
+
 def faults_of(tuning: Tuning, names: Iterable[str], depth: int) -> list[str]:
     """Words that name nothing among the parameters, layers that there are not."""
     names = list(names)
@@ -128,7 +153,7 @@ def faults_of(tuning: Tuning, names: Iterable[str], depth: int) -> list[str]:
 
 def regex(word: str, names: Iterable[str]) -> str:
     """That of NAMES, for a model with these parameters."""
-    if word == 'stem' and not any('/tubelet_embed/' in name for name in names):
+    if word == 'stem' and not any(re.match(TUBES, name) for name in names):
         return f'{NAMES[word]}|{PATCH_STEM}'
     return NAMES[word]
 
