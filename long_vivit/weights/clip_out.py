@@ -46,7 +46,7 @@ def faults(config: Mapping[str, Any], end: int) -> Iterator[str]:
             yield f'{path}: is {value!r}, CLIP has {clips!r}'
     if video.get('adapter_width', 0):
         yield (
-            f'model.video.adapter_width: is {video["adapter_width"]}; CLIP has no adapters, and its '
+            f'model.video.adapter_width: is {video["adapter_width"]}; CLIP has none, and its '
             'weights cannot take them in'
         )
     if config['logit_bias']:
