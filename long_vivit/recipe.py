@@ -231,12 +231,12 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
     text_tokens: what is read of a text, the mean; 0: the stage's text_length.
     """
     video, text = run.model.video, run.model.text
+    tune = tuning.of(stage)
     video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
 
     def reads(num_tokens):
-        return flops.Tower(
-            text.width, text.depth, num_tokens, text.depth, text_has.get('mlp_width', 0)
-        )
+        live = text.depth if tune.text else 0
+        return flops.Tower(text.width, text.depth, num_tokens, live, text_has.get('mlp_width', 0))
 
     tokens = num_patches
     if video.pool == 'cls':
@@ -244,12 +244,13 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
         tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
     counted = flops.training_step(
         flops.Tower(
-            video.width, video.depth, tokens, stage.last_layers or video.depth,
-            video_has.get('mlp_width', 0),
+            video.width, video.depth, tokens, mlp_width=video_has.get('mlp_width', 0),
+            **tune.layers(video.depth), **tuning.parts(run, stage),
         ),
         reads(text_tokens or stage.text_length),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
         probe=video.pool == 'map', head=video_has.get('head', True),
+        trains=flops.Trains(**tune.outside()),
     )  # fmt: skip
     if stage.short_text:
         short = reads(stage.short_length)

@@ -65,6 +65,22 @@ class Tuning(NamedTuple):
             'num_still': depth - self.first if self.first else 0,
         }
 
+    def layers(self, depth: int) -> dict:
+        """Of how many layers what is trained, as `flops.Tower` takes it."""
+        trained = depth if self.words == ('all',) else self.last or self.first
+        passed = self.last if self.last else depth if self.within() else 0
+        named = tuple(word for word in self.words if word in ('adapters', 'lora'))
+        return {'num_trained': trained, 'num_passed': passed, 'named': named}
+
+    def outside(self) -> dict[str, bool]:
+        """What is trained outside the layers, as `flops.Trains` takes it."""
+        every = self.words == ('all',)
+        return {
+            'stem': every or self.first > 0 or 'stem' in self.words,
+            'head': every or self.last > 0 or 'head' in self.words,
+            'text': self.text,
+        }
+
     def within(self) -> bool:
         """Whether anything in the layers of the video encoder, or before them, is trained."""
         return bool(self.last or self.first or set(self.words) - {'none', 'head'})
