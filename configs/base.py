@@ -83,6 +83,10 @@ def model() -> dict:
             'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0
             'norm_input': False,  # a LayerNorm before the first layer, as CLIP has
             'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+            'adapter_width': 0,  # hidden values of an adapter behind the MLP of each layer; there
+            #                      from the first stage on whose `tune` names adapters; 0 = none
+            'lora_rank': 0,  # rank of what LoRA adds to the weights of attention and MLPs, in the
+            #                  stages whose `tune` names lora (alpha is the rank); 0 = none
             'positions': 'split',  # split (a table of space and one of time, added up) | joint (one
             #                        table of all places at all times, as ViViT has)
             'head': True,  # projects width -> embed; False: embed must be width, as SigLIP has it
@@ -227,7 +231,13 @@ def stage(**changes) -> ConfigDict:
             'warmup_steps': 100,  # 0 <= x < steps; a tenth of steps unless it is set
             'image_train': '',  # data spec of images mixed into a video stage; '' = none
             'image_ratio': 0.0,  # share of the steps that take images; 0 <= x < 1
-            'last_layers': 0,  # train these last layers of the video encoder only; 0 = all
+            'tune': 'all',  # what of the video encoder is trained: all | none | last:K (K layers
+            #                 and what follows) | first:K (and what comes before) | some of these
+            #                 with + between: adapters, lora, temporal (attention over time), stem
+            #                 (tubelets and times), head (what follows the layers); LongViViT has
+            #                 adapters+stem, lora+stem, temporal+stem, last:4
+            'last_layers': 0,  # K is short for tune = last:K; 0 = as `tune` says
+            'text_tower': 'train',  # train | frozen: all of the text encoder stays as it is
         }
     )
     fields.warmup_steps = fields.get_ref('steps') // 10

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 import jax
 
-from long_vivit import compiling, config, hardware, layout, recipe, sharding
+from long_vivit import compiling, config, hardware, layout, recipe, sharding, trained
 from long_vivit.axes import FSDP
+from long_vivit.names import flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
 OPTIONS = compiling.HASTY
@@ -26,6 +27,7 @@ class Memory:
     batch: int
     activations: int  # all that lives within the step: activations, gradients, scratch
     peak: int
+    gradients: int = 0  # of the activations: one for each number that is trained, none for others
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Estimate:
 
     stage: str
     num_parameters: int
+    num_trained: int  # of them
     memory: Memory
     flops_per_step: int  # all devices
     step_seconds: float  # at the utilisation that was stated
@@ -76,7 +79,16 @@ def memory(run, stage, vocab, mesh):
         batch=own_bytes(batch),
         activations=found.temp_size_in_bytes,
         peak=peak(found),
+        gradients=own_bytes(live_like(run, stage, vocab, state.model)),
     )
+
+
+def live_like(run, stage, vocab, model):
+    """What of the model (shapes with shardings) is trained: {name: the same of its slices}."""
+    table = recipe.optimiser(run, stage, vocab).table
+    spread = {name: leaf.sharding for name, leaf in flatten(model).items()}
+    like = jax.eval_shape(lambda tree: trained.take(tree, table), model)
+    return layout.like(like, {name: spread[name] for name in like})
 
 
 def peak(found):
@@ -91,10 +103,13 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
     flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
     seconds = flops / (mfu * chip.peak_flops * mesh.size)
     taken = memory(run, stage, vocab, mesh)
-    model = jax.eval_shape(lambda: recipe.model(run, stage, vocab, jax.random.key(0)))
+    num_trained, num_parameters = trained.counts(
+        jax.eval_shape(recipe.training(run, stage, vocab)[0])
+    )
     return Estimate(
         stage=stage.name,
-        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model)),
+        num_parameters=num_parameters,
+        num_trained=num_trained,
         memory=taken,
         flops_per_step=flops,
         step_seconds=seconds,

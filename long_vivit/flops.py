@@ -18,17 +18,38 @@ class Tower(NamedTuple):
     width: int  # d
     depth: int
     num_tokens: int
-    num_trained: int  # of the layers, the last ones; the others only run forward
+    num_trained: int  # of the layers, whose weights are trained
     mlp_width: int = 0  # 0: 4 d
+    num_passed: int = -1  # of the layers, which the gradient passes through; -1: the trained ones
+    adapter_width: int = 0
+    lora_rank: int = 0
+    named: tuple[str, ...] = ()  # trained in all layers, besides: adapters, lora
 
     def mlp(self) -> int:
         """FLOPs of one token through an MLP, forward: 16 d^2 where it is 4 d wide."""
         return 4 * self.width * (self.mlp_width or 4 * self.width)
 
+    def parts(self) -> dict[str, int]:
+        """FLOPs of one token through a layer's adapter and its low-rank pairs, forward."""
+        d, hidden = self.width, self.mlp_width or 4 * self.width
+        into_and_out = (3 + 1) * 2 * d + 2 * (d + hidden)  # of all pairs: qkv, out, up, down
+        return {
+            'adapters': 4 * d * self.adapter_width,
+            'lora': 2 * self.lora_rank * into_and_out,
+        }
+
+    def weights(self) -> int:
+        """FLOPs of one layer's products with weights, forward."""
+        each = 8 * self.width**2 + self.mlp() + sum(self.parts().values())
+        return self.num_tokens * each
+
     def layer(self) -> int:
         """FLOPs of one layer's forward pass for one example: 24 n d^2 + 4 n^2 d."""
-        n, d = self.num_tokens, self.width
-        return n * (8 * d * d + self.mlp()) + 4 * n * n * d
+        return self.weights() + 4 * self.num_tokens**2 * self.width
+
+    def passed(self) -> int:
+        """In how many layers the gradient of the input is computed."""
+        return self.num_trained if self.num_passed < 0 else self.num_passed
 
     def probe(self) -> int:
         """FLOPs of `MapPool` for one example, forward, but for the query that all share."""
@@ -36,13 +57,32 @@ class Tower(NamedTuple):
         return 4 * n * d * d + 4 * n * d + 2 * d * d + self.mlp()
 
     def training(self) -> int:
-        """FLOPs of all layers, forward and backward, for one example."""
-        return self.layer() * (self.depth + (TRAINED - 1) * self.num_trained)
+        """FLOPs of all layers, forward and backward, for one example.
+
+        The gradient of the input takes a product for each product with weights, and two for the
+        scores of attention and for what they weigh; that of trained weights takes one more.
+        """
+        scores = self.layer() - self.weights()
+        named = self.num_tokens * sum(self.parts()[part] for part in self.named)
+        return (
+            self.layer() * self.depth
+            + (self.weights() + 2 * scores) * self.passed()
+            + self.weights() * self.num_trained
+            + named * self.depth
+        )
+
+
+class Trains(NamedTuple):
+    """What of a dual encoder is trained outside the layers."""
+
+    stem: bool = True
+    head: bool = True  # all that follows the video's layers
+    text: bool = True
 
 
 def training_step(
     video: Tower, text: Tower, *, batch: int, num_patches: int, patch_values: int, embed: int,
-    probe: bool = False, head: bool = True,
+    probe: bool = False, head: bool = True, trains: Trains | None = None,
 ) -> int:  # fmt: skip
     """FLOPs of one step of a dual encoder over a global batch, all devices together.
 
@@ -53,17 +93,23 @@ def training_step(
         (r * p * q * c).
       embed: e, the width of the joint space.
       probe: whether a `MapPool` reads the video's tokens. head: whether they are projected.
+      trains: None: all, but for a stem below a cut (`num_trained` < `depth`).
 
-    The stem's input is pixels, which need no gradient, and the stem none at all below a cut
-    (`num_trained` < `depth`). The loss is a table of all pairs, forward and two products backward.
+    The stem's input is pixels, which need no gradient. The loss is a table of all pairs, forward,
+    and backward a product for each tower that is trained.
     """
-    stem_passes = TRAINED - 1 if video.num_trained == video.depth else 1
-    stem = 2 * num_patches * patch_values * video.width * stem_passes
-    heads = 2 * (video.width * head + text.width) * embed * TRAINED
-    logits = 2 * batch * batch * embed * TRAINED
+    trains = trains or Trains(stem=video.num_trained == video.depth)
+    below = trains.stem or video.passed() > 0  # the gradient goes on below the head
+    tower = below or trains.head
+    after = 1 + tower + trains.head  # passes of what follows the video's layers
+    stem = 2 * num_patches * patch_values * video.width * (1 + trains.stem)
+    heads = 2 * video.width * head * embed * after
+    heads += 2 * text.width * embed * (1 + 2 * trains.text)
+    logits = 2 * batch * batch * embed * (1 + tower + trains.text)
     if probe:
-        heads += video.probe() * TRAINED
-        logits += 2 * video.width * video.width * TRAINED  # the query, once for the whole batch
+        heads += video.probe() * after
+        query = 2 * video.width * video.width  # once for the whole batch
+        logits += query * (TRAINED if trains.head else 1)
     return batch * (video.training() + text.training() + stem + heads) + logits
 
 
@@ -73,5 +119,7 @@ def second_branch(text: Tower, *, batch: int, embed: int) -> int:
     Left out is what the components of the batch take: an eigendecomposition of the smaller of
     batch and `embed`, once a step however large the encoders are.
     """
-    head = 2 * text.width * embed * TRAINED
-    return batch * (text.training() + head) + 2 * batch * batch * embed * TRAINED
+    trained = text.num_trained > 0
+    head = 2 * text.width * embed * (1 + 2 * trained)
+    logits = 2 * batch * batch * embed * (2 + trained)
+    return batch * (text.training() + head) + logits

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit import config, recipe, start, weights
+from long_vivit import config, recipe, start, tuning, weights
 from long_vivit.inputs import patches, pixels, samplers, video
 from long_vivit.inputs.pipeline import View
 from long_vivit.inputs.text import Tokenizer
+from long_vivit.models import lora
 from long_vivit.models.dual import DualEncoder
 from long_vivit.names import unflatten
 from long_vivit.retrieval import encode_patches, encode_tokens
@@ -91,6 +92,7 @@ class Loaded:
 def load(workdir, stage='', which='', **look):
     """The model of a work directory's last finished stage, or of the finished stage named.
 
+    What LoRA has learnt is merged into the weights, and `run` says so: the model embeds as it did.
     Its attention is what runs on this backend and the ambient mesh, where one is set.
 
     Args:
@@ -119,8 +121,10 @@ def load(workdir, stage='', which='', **look):
         raise ValueError(f'{workdir}: {stage!r} is no finished stage; finished: {", ".join(names)}')
     chosen = done[names.index(stage) if stage else -1]
     tokenizer = Tokenizer.load(folder.tokenizer)
-    fresh = start.model_like(run, chosen, tokenizer.vocab_size)
-    model = unflatten(fresh, start.taught(folder.checkpoints(chosen.name), which))
+    params = start.taught(folder.checkpoints(chosen.name), which)
+    if lora.has_lora(params):
+        params, run = lora.merged(params), tuning.sized(run, lora_rank=0)
+    model = unflatten(start.model_like(run, chosen, tokenizer.vocab_size), params)
     view = recipe.eval_view(run, chosen)
     return Loaded(model, view, tokenizer, run, chosen)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit import command_line, hardware, inference, recipe, retrieval, start, weights
+from long_vivit import command_line, hardware, inference, recipe, retrieval, start, tuning, weights
 from long_vivit.checkpoints import Checkpoints, steps
 from long_vivit.config import Run
 from long_vivit.inputs.sources import open_source
@@ -157,7 +157,8 @@ def score(args, end, model):
 def write(place, args, end, alpha, params, scored):
     """A work directory with the stage alone, finished."""
     own = {'workdir': str(place), 'run': (end.stage.name,), 'stages': (end.stage,)}
-    run = Run(**(vars(end.run) | own))
+    has = {'adapter_width': 0, 'lora_rank': 0} | tuning.parts(end.run, end.stage)
+    run = Run(**(vars(tuning.sized(end.run, **has)) | own))
     workdir = Workdir(place)
     step = steps(Workdir(args.end).checkpoints(end.stage.name))[-1]
     source = {'start': args.start, 'end': args.end, 'stage': end.stage.name, 'alpha': alpha}

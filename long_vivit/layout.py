@@ -26,6 +26,13 @@ TABLE = (
     (r'up/bias', ('mlp',)),
     (r'down/kernel', ('mlp', 'width')),
     (r'head/kernel', ('width', None)),
+    (r'qkv_lora/b', (None, None, 'heads', None)),
+    (r'out_lora/a', ('heads', None, None)),
+    (r'(qkv_lora|up/lora)/a', ()),  # small, as adapters are: whole on every device
+    (r'up/lora/b', (None, 'mlp')),
+    (r'down/lora/a', ('mlp', None)),
+    (r'(out_lora|down/lora)/b', ()),
+    (r'adapter/(narrow|widen)/(kernel|bias)', ()),
     (r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
     (r'(log_scale|logit_bias|step|count)', ()),
 )

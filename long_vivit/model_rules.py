@@ -30,6 +30,8 @@ MODEL_RULES = {
     'model.video.activation': one_of(*ACTIVATIONS),
     'model.video.norm_epsilon': positive,
     'model.video.mlp_width': at_least(0),
+    'model.video.adapter_width': at_least(0),
+    'model.video.lora_rank': at_least(0),
     'model.video.positions': one_of('split', 'joint'),
     'model.video.remat': one_of('none', 'dots', 'attention', 'full', 'offload'),
     'model.text.width': at_least(1),

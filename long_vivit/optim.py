@@ -14,28 +14,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from long_vivit import rates
+from long_vivit import rates, trained, tuning
 from long_vivit.adam import keep_if, scale_by_adam
-from long_vivit.names import flatten, unflatten
+from long_vivit.names import flatten
+from long_vivit.trained import Rule
 
 # (regex of a whole name, does weight decay apply). Each name matches exactly one row.
 DECAY = (
-    (r'(.*/)?(kernel|qkv|out|embed)', True),
+    (r'(.*/)?(kernel|qkv|out|embed|\w*lora/[ab])', True),
     (r'(.*/)?(\w+_)?bias', False),
     (r'(.*/)?(scale|log_scale|cls|probe)', False),
     (r'(.*/)?positions(/\w+)?', False),
 )
-# With `last_layers` these lie below the trained layers: the stacked blocks, and all before them.
-BLOCKS = r'video/trunk/blocks/.*'
-STEM = r'video/(image_embed|tubelet_embed|positions|cls|norm_input)(/.*)?'
-
-
-class Rule(NamedTuple):
-    """How one parameter is trained."""
-
-    trained: bool  # False: its update is zero and the optimiser keeps nothing for it
-    decay: bool  # weight decay applies
-    num_frozen: int  # so many first slices of its leading dim never change
 
 
 def rules(
@@ -43,8 +33,7 @@ def rules(
     *,
     freeze: Sequence[str] = (),
     decay_skip: Sequence[str] = (),
-    last_layers: int = 0,
-    depth: int = 0,
+    tune: tuning.Tuning = tuning.ALL,
     kept_rows: Mapping[str, int] | None = None,
 ) -> dict[str, Rule]:
     """{name: Rule} of every parameter.
@@ -53,12 +42,11 @@ def rules(
       params_like: the model, or its `jax.eval_shape`.
       freeze, decay_skip: regexes of whole names, in addition to the tables above; each must match
         something.
-      last_layers: 0 trains all; k trains the last k of the video's `depth` blocks and what follows
-        them (and the text tower): the stem and the first depth - k blocks are frozen.
+      tune: what of the towers is trained; the default is all.
       kept_rows: {name: so many first rows never change}; all, where there are no more.
     Raises:
       ValueError: listing regexes that match nothing, names that the tables do not know or know
-        twice, a `last_layers` or `depth` that the parameters contradict.
+        twice, a `tune` that the parameters contradict.
     """
     flat, kept_rows = flatten(params_like), kept_rows or {}
     for regex in (*freeze, *decay_skip):
@@ -73,20 +61,20 @@ def rules(
         if not any(re.fullmatch(regex, name) for name in flat)
     ]
     faults += [f'kept_rows: there is no {name!r}' for name in kept_rows if name not in flat]
-    if last_layers and not 0 < last_layers <= depth:
-        faults.append(f'last_layers: {last_layers} of depth {depth}; it must be 0 to depth')
-    found = {}
+    depths = {len(leaf) for name, leaf in flat.items() if re.fullmatch(tuning.BLOCKS, name)}
+    depth = max(depths, default=0)
+    faults += tuning.faults_of(tune, flat, depth)
+    stays, found = tuning.rows(tune, flat, depth), {}
     for name, leaf in flat.items():
         rows = [decay for regex, decay in DECAY if re.fullmatch(regex, name)]
         if len(rows) != 1:
             faults.append(f'{name}: matches {len(rows)} rows of optim.DECAY; it must match one')
-        stacked = last_layers and re.fullmatch(BLOCKS, name)
-        if stacked and leaf.shape[:1] != (depth,):
-            faults.append(f'{name}: shape {tuple(leaf.shape)} is not {depth} stacked layers')
-        frozen = _any(freeze, name) or (last_layers and re.fullmatch(STEM, name))
-        num_frozen = depth - last_layers if stacked else kept_rows.get(name, 0)
-        frozen = frozen or (name in kept_rows and num_frozen >= len(leaf))
-        found[name] = Rule(not frozen, rows == [True] and not _any(decay_skip, name), num_frozen)
+        below, above = stays[name] or (0, 0)
+        below = kept_rows.get(name, below)
+        frozen = stays[name] is None or _any(freeze, name)
+        frozen = frozen or (name in kept_rows and below >= len(leaf))
+        decays = rows == [True] and not _any(decay_skip, name)
+        found[name] = Rule(not frozen, decays, below, above)
     if not any(rule.trained for rule in found.values()):
         faults.append('freeze: leaves nothing to train')
     if faults:
@@ -115,6 +103,22 @@ def lr_schedule(lr: float, steps: int, warmup_steps: int) -> Callable[[Any], jax
     return schedule
 
 
+class Optimiser(NamedTuple):
+    """An optimiser of the trained part of a model (`trained.take`, with `table`)."""
+
+    init: Callable[[Any], Any]  # parameters, whole -> state
+    update: Callable[[dict, Any, dict], tuple[dict, Any]]  # gradients, state, part -> updates, ...
+    table: dict[str, Rule]
+
+    def take(self, params: Any) -> dict[str, Any]:
+        """The part of the parameters that is trained, {name: array}."""
+        return trained.take(params, self.table)
+
+    def put(self, params: Any, live: Mapping[str, Any]) -> Any:
+        """The parameters with their trained part replaced."""
+        return trained.put(params, live, self.table)
+
+
 def make(
     params_like: Any,
     *,
@@ -129,27 +133,24 @@ def make(
     clip: float = 0.0,
     freeze: Sequence[str] = (),
     decay_skip: Sequence[str] = (),
-    last_layers: int = 0,
-    depth: int = 0,
+    tune: tuning.Tuning = tuning.ALL,
     kept_rows: Mapping[str, int] | None = None,
     **factors: float,
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimiser:
     """AdamW for the parameters named like those of `params_like` (see `rules`, `lr_schedule`).
 
     The gradients of all that is trained are cut together at the global norm `clip` (0: never);
-    the decay is `weight_decay` times the learning rate times the parameter. Frozen parameters and
-    frozen slices get an update of exactly zero, whatever their gradient, and count nothing towards
-    the norm; neither has moments: those of stacked layers are as long as there are trained layers,
-    those of a table with `kept_rows` as the rows below them. `moment_dtype` is that of the first
-    moment as it is stored; None: the parameter's. `factors` of the learning rate, and so of the
-    decay: video_lr, text_lr, layer_decay of `rates.factors`. The state is a pytree of arrays; both
-    counts start at 0. `update` takes `good`, a bool scalar: where it is False the state stays as it
-    is, and the updates mean nothing.
+    the decay is `weight_decay` times the learning rate times the parameter. What is frozen is not
+    seen: moments of stacked layers are as long as there are trained layers, those of a table with
+    `kept_rows` as the rows below them. `moment_dtype` is that of the first moment as it is stored;
+    None: the parameter's. `factors` of the learning rate, and so of the decay: video_lr, text_lr,
+    layer_decay of `rates.factors`. The state is a pytree of arrays; both counts start
+    at 0. `update` takes `good`, a bool scalar: where it is False the state stays as it is, and the
+    updates mean nothing.
     """
-    table = rules(
-        params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth,
-        kept_rows=kept_rows,
-    )  # fmt: skip
+    table = rules(params_like, freeze=freeze, decay_skip=decay_skip, tune=tune, kept_rows=kept_rows)
+    found = rates.factors(params_like, **factors) if factors else {}
+    found = {name: table[name].live(one) if one.ndim else one for name, one in found.items()}
     inner = optax.named_chain(
         ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
         ('adam', scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),
@@ -160,21 +161,15 @@ def make(
             ),
         ),
         ('lr', optax.scale_by_learning_rate(lr_schedule(lr, steps, warmup_steps))),
-        ('rates', rates.scale(rates.factors(params_like, **factors) if factors else {})),
+        ('rates', rates.scale(found)),
     )
 
-    def init(params):
-        return inner.init(_trained(flatten(params), table))
-
     def update(grads, state, params, *, good=True):
-        flat = flatten(params)
-        live = _trained(flatten(grads), table)
-        updates, new = inner.update(live, state, _trained(flat, table), good=good)
+        updates, new = inner.update(grads, state, params, good=good)
         kept = keep_if(good, new | {'adam': ()}, state | {'adam': ()})  # Adam has kept its own
-        zeros = {name: jnp.zeros_like(flat[name]) for name in flat if name not in updates}
-        return unflatten(params, _whole(updates, table) | zeros), kept | {'adam': new['adam']}
+        return updates, kept | {'adam': new['adam']}
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Optimiser(lambda params: inner.init(trained.take(params, table)), update, table)
 
 
 def ema_update(ema: Any, params: Any, decay: float) -> Any:
@@ -183,24 +178,6 @@ def ema_update(ema: Any, params: Any, decay: float) -> Any:
     Written so that the mean of a parameter that never changes does not change by a bit.
     """
     return jax.tree.map(lambda e, p: (e + (1 - decay) * (p - e)).astype(e.dtype), ema, params)
-
-
-def _trained(flat: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
-    """What is trained: without frozen parameters, and of stacked layers the last slices only."""
-    return {
-        name: leaf[table[name].num_frozen :] if table[name].num_frozen else leaf
-        for name, leaf in flat.items()
-        if table[name].trained
-    }
-
-
-def _whole(trained: Mapping[str, Any], table: Mapping[str, Rule]) -> dict[str, Any]:
-    """The same as long as the parameters, with exact zeros in the frozen slices."""
-    whole = dict(trained)
-    for name, leaf in trained.items():
-        if count := table[name].num_frozen:
-            whole[name] = jnp.pad(leaf, [(count, 0)] + [(0, 0)] * (leaf.ndim - 1))
-    return whole
 
 
 def _any(regexes: Sequence[str], name: str) -> bool:

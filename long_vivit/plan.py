@@ -117,17 +117,18 @@ def table(plan):
     """A row a stage; memory is of one device."""
     from rich.table import Table
 
-    headings = ['stage', 'weights', 'parameters', 'optimiser', 'batch', 'activations', 'peak']
+    headings = ['stage', 'weights', 'trained', 'parameters', 'optimiser', 'gradients', 'batch']
+    headings += ['activations', 'peak']
     headings += ['TFLOP/step', 'step', 'clips/s', 'fits']
     found = Table(*headings, box=None, pad_edge=False)
     for column in found.columns[1:]:
         column.justify = 'right'
     for stage in plan['stages']:
         sizes = [gigabytes(stage['memory'][key]) for key in (
-            'parameters', 'optimiser', 'batch', 'activations', 'peak')]  # fmt: skip
+            'parameters', 'optimiser', 'gradients', 'batch', 'activations', 'peak')]  # fmt: skip
         seconds = stage['step_seconds']
         found.add_row(
-            stage['stage'], compact(stage['num_parameters']), *sizes,
+            stage['stage'], compact(stage['num_parameters']), compact(stage['num_trained']), *sizes,
             f'{stage["flops_per_step"] / 1e12:,.1f}',
             f'{seconds:.2f} s' if seconds < 60 else duration(seconds),
             compact(stage['clips_per_s']), 'yes' if stage['fits'] else 'NO',

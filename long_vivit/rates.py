@@ -63,8 +63,7 @@ def factors(
 def scale(found: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
     """Multiplies the updates, a flat dict, by the factors of their names.
 
-    Of stacked blocks there may be the last ones only: the factors are theirs, from the top. Where
-    all are 1 nothing is done.
+    Of stacked blocks there is one for each block there is. Where all are 1 nothing is done.
     """
     if all(np.all(factor == 1) for factor in found.values()):
         return optax.identity()
@@ -72,7 +71,7 @@ def scale(found: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
     def one(name: str, update: jax.Array) -> jax.Array:
         factor = found[name]
         if factor.ndim:
-            factor = factor[len(factor) - len(update) :].reshape(-1, *[1] * (update.ndim - 1))
+            factor = factor.reshape(-1, *[1] * (update.ndim - 1))
         return update * jnp.asarray(factor, update.dtype)
 
     return optax.stateless(lambda updates, _: {name: one(name, u) for name, u in updates.items()})

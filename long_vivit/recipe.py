@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from long_vivit import flops, long_text, optim, stage_loss
+from long_vivit import flops, long_text, optim, stage_loss, tuning
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
@@ -89,6 +90,7 @@ def model(run, stage, vocab, key):
             'remat': video.remat,
             'dtype': dtype,
             **chosen(video, VIDEO_CHOICES),
+            **tuning.parts(run, stage),
         },
         text={
             'vocab': vocab,
@@ -134,7 +136,7 @@ def split_of(run, seq, tensor):
 def knows_order(flat):
     """Whether the parameters of a model have more than the one time of images."""
     tables = [flat.get(f'video/positions/{name}') for name in ('time', 'joint')]
-    return any(len(table) > 1 for table in tables if table is not None)
+    return any(np.ptp(table, axis=0).any() for table in tables if table is not None)
 
 
 def order_tables(run, stage, flat):
@@ -142,12 +144,14 @@ def order_tables(run, stage, flat):
 
     A video stage after an image stage starts with them: repeated, the one time that images have
     would make all times the same. In a joint table the fresh times are added to the images' places.
+    A tower that is not trained keeps its own, since it could not learn to read them.
     """
     time = TIME_SCALE * waves(view(run, stage).grid[0], run.model.video.width)
     joint = flat.get('video/positions/joint')
     video = {'time': time} if joint is None else {'joint': joint + time[:, None, None]}
-    fresh = {f'video/positions/{name}': table for name, table in video.items()}
-    if 'text/positions' in flat and not long_text.kept_rows(run, stage):
+    tune = tuning.of(stage)
+    fresh = {f'video/positions/{name}': table for name, table in video.items() if tune.within()}
+    if 'text/positions' in flat and tune.text and not long_text.kept_rows(run, stage):
         rows = run.model.text.length or stage.text_length
         fresh['text/positions'] = LOUD * waves(rows, run.model.text.width)
     return fresh
@@ -159,35 +163,41 @@ def stage_key(run, stage):
     return jax.random.fold_in(jax.random.key(run.seed), number)
 
 
+def optimiser(run, stage, vocab):
+    """The `optim.Optimiser` of what a stage trains of its model."""
+    like = jax.eval_shape(lambda: model(run, stage, vocab, jax.random.key(0)))
+    fields = run.optim
+    return optim.make(
+        like, lr=stage.lr, steps=stage.steps, warmup_steps=stage.warmup_steps, b1=fields.b1,
+        b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
+        weight_decay=fields.weight_decay, clip=fields.clip,
+        freeze=tuple(filter(None, fields.freeze)), tune=tuning.of(stage),
+        video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
+        kept_rows=long_text.kept_rows(run, stage),
+    )  # fmt: skip
+
+
 def training(run, stage, vocab):
     """The two functions of a stage: init() -> State, and step(state, batch) -> (state, watch).
 
     For the ambient mesh, in which they must be called too.
     """
-    like = jax.eval_shape(lambda: model(run, stage, vocab, jax.random.key(0)))
-    depth, fields = run.model.video.depth, run.optim
-    optimiser = optim.make(
-        like, lr=stage.lr, steps=stage.steps, warmup_steps=stage.warmup_steps, b1=fields.b1,
-        b2=fields.b2, eps=fields.eps, moment_dtype=DTYPES[fields.moment_dtype],
-        weight_decay=fields.weight_decay, clip=fields.clip,
-        freeze=tuple(filter(None, fields.freeze)), last_layers=stage.last_layers, depth=depth,
-        video_lr=fields.video_lr, text_lr=fields.text_lr, layer_decay=fields.layer_decay,
-        kept_rows=long_text.kept_rows(run, stage),
-    )  # fmt: skip
+    tune, ema_decay = tuning.of(stage), run.optim.ema
+    updates = optimiser(run, stage, vocab)
 
     def init(params=None):
         """A fresh State; `params`, a flat dict of arrays, stand in for the fresh parameters."""
         fresh = model(run, stage, vocab, stage_key(run, stage))
         if params is not None:
             fresh = unflatten(fresh, params)
-        ema = jax.tree.map(jnp.copy, fresh) if fields.ema else None
-        return State(jnp.zeros((), jnp.int32), fresh, optimiser.init(fresh), ema)
+        ema = jax.tree.map(jnp.copy, fresh) if ema_decay else None
+        return State(jnp.zeros((), jnp.int32), fresh, updates.init(fresh), ema)
 
     step = make_step(
-        optimiser,
+        updates,
         optim.lr_schedule(stage.lr, stage.steps, stage.warmup_steps),
-        num_frozen=depth - stage.last_layers if stage.last_layers else 0,
-        ema_decay=fields.ema,
+        **tune.cuts(run.model.video.depth),
+        ema_decay=ema_decay,
         micro_batch=stage.micro_batch,
         **stage_loss.options(run, stage),
     )
@@ -221,12 +231,12 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
     text_tokens: what is read of a text, the mean; 0: the stage's text_length.
     """
     video, text = run.model.video, run.model.text
+    tune = tuning.of(stage)
     video_has, text_has = chosen(video, VIDEO_CHOICES), chosen(text, TEXT_CHOICES)
 
     def reads(num_tokens):
-        return flops.Tower(
-            text.width, text.depth, num_tokens, text.depth, text_has.get('mlp_width', 0)
-        )
+        live = text.depth if tune.text else 0
+        return flops.Tower(text.width, text.depth, num_tokens, live, text_has.get('mlp_width', 0))
 
     tokens = num_patches
     if video.pool == 'cls':
@@ -234,12 +244,13 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
         tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
     counted = flops.training_step(
         flops.Tower(
-            video.width, video.depth, tokens, stage.last_layers or video.depth,
-            video_has.get('mlp_width', 0),
+            video.width, video.depth, tokens, mlp_width=video_has.get('mlp_width', 0),
+            **tune.layers(video.depth), **tuning.parts(run, stage),
         ),
         reads(text_tokens or stage.text_length),
         batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
         probe=video.pool == 'map', head=video_has.get('head', True),
+        trains=flops.Trains(**tune.outside()),
     )  # fmt: skip
     if stage.short_text:
         short = reads(stage.short_length)

@@ -6,7 +6,7 @@ configs/base.py states the same beside each field, for people.
 import os
 from collections.abc import Iterator
 
-from long_vivit import axes, loss_rules, weights
+from long_vivit import axes, loss_rules, tuning_rules, weights
 from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
 from long_vivit.inputs import patches, samplers, short_text, sources
 from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
@@ -73,7 +73,7 @@ STAGE_RULES = {
     'warmup_steps': at_least(0),
     'image_ratio': share,
     'last_layers': at_least(0),
-}
+} | tuning_rules.STAGE_RULES
 
 
 def faults(config: dict, base: dict) -> Iterator[str]:
@@ -147,6 +147,7 @@ def run_faults(config: dict) -> Iterator[str]:
                 what += f', FAMILY:PATH (FAMILY one of {", ".join(weights.FAMILIES)})'
             yield f"{field}: {path!r} does not exist; it must be {what} or ''."
     yield from loss_rules.faults(config)
+    yield from tuning_rules.faults(config)
 
 
 def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterator[str]:
@@ -164,13 +165,7 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
             f'{stage["batch"]}; use a divisor of it, or 0 for the whole batch at once.'
         )
     depth = SIZES[video['size']].depth if video['size'] in SIZES else video['depth']
-    if stage['last_layers'] > depth > 0:
-        yield f'{path}last_layers: {stage["last_layers"]} of an encoder with {depth} layers.'
-    if stage['last_layers'] > 0 and first and not config['init']:
-        yield (
-            f'{path}last_layers: {stage["last_layers"]} would leave the layers below as they were '
-            'drawn; set init to a checkpoint, put a stage before this one, or use 0.'
-        )
+    yield from tuning_rules.stage_faults(config, name, depth, first)
     rows = config['model']['text']['length']
     if 0 < rows < stage['text_length']:
         yield (

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding, trained, tuning
 from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import Ahead, compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
@@ -50,6 +50,7 @@ def teach(stage, tools, sources, start):
     with jax.set_mesh(mesh):
         init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
         shapes = jax.eval_shape(init)
+    tools.say(f'{stage.name}: {tuning.in_words(stage, *trained.counts(shapes))}')
     lies, whole = layout.shardings(shapes, mesh)
     for line in whole:
         if line.startswith('model/'):

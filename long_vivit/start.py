@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from long_vivit import config, long_text, recipe, weights
+from long_vivit import config, long_text, newcomers, recipe, weights
 from long_vivit.checkpoints import read_flat
 from long_vivit.compiling import HASTY
 from long_vivit.inputs.text import Tokenizer
@@ -54,9 +54,12 @@ def shaped(run, stage, flat, vocab, drop=()):
     if stage.frames > 1 and not weights.split(run.init) and taught_on_images(flat):
         fresh = recipe.order_tables(run, stage, flat)
         flat = flat | fresh
-        lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
-    adapted = fitted(run, flat, flatten(model_like(run, stage, vocab)), drop)
-    return Start(adapted.params, lines + adapted.lines)
+        if fresh:
+            lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
+    like = flatten(model_like(run, stage, vocab))
+    flat, more = newcomers.settled(run, stage, vocab, flat, like)
+    adapted = fitted(run, flat, like, drop)
+    return Start(adapted.params, lines + more + adapted.lines)
 
 
 def fitted(run, flat, like, drop=()):
@@ -93,8 +96,9 @@ def from_weights(run, stage, vocab):
         )
         drawn = draw()
         flat |= {name: np.asarray(drawn[name]) for name in fresh}
+    flat, more = newcomers.settled(run, stage, vocab, flat, like)
     adapted = fitted(run, flat, like)
-    lines = [f'  {line}' for line in (*lines, *adapted.lines)]
+    lines = [f'  {line}' for line in (*lines, *more, *adapted.lines)]
     return Start(adapted.params, [f'{stage.name}: starts from {run.init}', *lines])
 
 

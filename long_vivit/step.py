@@ -10,13 +10,18 @@ from long_vivit.losses import components
 from long_vivit.state import State
 
 
-def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, short=None, **loss):
+def make_step(
+    optimiser, schedule, *, ema_decay, num_frozen=0, num_still=0, micro_batch=0, short=None, **loss
+):
     """Returns step(state, batch) -> (state, watch), to be jitted with the state donated.
+
+    Differentiated is what the optimiser trains and nothing else: `grad_norm` is of that.
 
     A step whose loss or gradient is not finite changes no parameter, no moment and no count of the
     optimiser; `watch['skipped']` is then 1. `state.step` counts it all the same, since it is the
     place in the data.
 
+    num_frozen, num_still: see `layers.Trunk`; the optimiser must train nothing in these blocks.
     micro_batch: pairs that the encoders take at once (grad_cache.py); 0: all.
     short: what `two_branches` takes of it; None: there are no second, short texts.
     loss: the kind of the loss and its options, see `loss_of`.
@@ -27,8 +32,10 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, shor
       bias with the sigmoid loss; with `short` what `two_branches` says.
     """
 
+    cuts = {'num_frozen': num_frozen, 'num_still': num_still}
+
     def embed(model, batch):
-        z = model(batch, num_frozen=num_frozen)
+        z = model(batch, **cuts)
         return z if short is None else (*z, short_text(model, batch))
 
     def contrast(model, z, batch):
@@ -36,18 +43,16 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, shor
             return loss_of(model, *z, batch, **loss)
         return two_branches(model, *z, batch, short, **loss)
 
-    def value_and_grad(model, batch):
-        if micro_batch:
-            return grad_cache.value_and_grad(embed, contrast, model, batch, micro_batch)
-        whole = jax.value_and_grad(lambda m: contrast(m, embed(m, batch), batch), has_aux=True)
-        return whole(model)
-
     def step(state, batch):
-        (loss, watch), grads = value_and_grad(state.model, batch)
+        (loss, watch), grads = value_and_grad(
+            embed, contrast, optimiser, state.model, batch, micro_batch
+        )
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt = optimiser.update(grads, state.opt, state.model, good=good)
-        model = keep_if(good, optax.apply_updates(state.model, updates), state.model)
+        live = optimiser.take(state.model)
+        updates, opt = optimiser.update(grads, state.opt, live, good=good)
+        live = keep_if(good, optax.apply_updates(live, updates), live)
+        model = optimiser.put(state.model, live)
         ema = state.ema
         if ema is not None:
             ema = keep_if(good, optim.ema_update(ema, model, ema_decay), ema)
@@ -61,6 +66,26 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, shor
         return State(state.step + 1, model, opt, ema), watch
 
     return step
+
+
+def value_and_grad(embed, contrast, optimiser, model, batch, micro_batch):
+    """-> ((loss, watch), {name: gradient}) of what the optimiser trains, and of nothing else.
+
+    embed, contrast: the two functions of (model, ..., batch) that `grad_cache` takes; micro_batch
+    0: the whole batch at once.
+    """
+
+    def embedded(live, batch):
+        return embed(optimiser.put(model, live), batch)
+
+    def contrasted(live, z, batch):
+        return contrast(optimiser.put(model, live), z, batch)
+
+    live = optimiser.take(model)
+    if micro_batch:
+        return grad_cache.value_and_grad(embedded, contrasted, live, batch, micro_batch)
+    whole = jax.value_and_grad(lambda x: contrasted(x, embedded(x, batch), batch), has_aux=True)
+    return whole(live)
 
 
 def short_text(model, batch):

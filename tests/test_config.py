@@ -126,6 +126,15 @@ def test_all_faults_in_one_error():
         ('stages.short.warmup_steps', 600, 'must be less than stages.short.steps = 600'),
         ('stages.short.last_layers', 5, 'of an encoder with 4 layers'),
         ('stages.image.last_layers', 2, 'would leave the layers below as they were drawn'),
+        ('stages.short.tune', 'adaptors', 'one of all, none, last:K, first:K, or some of adapters'),
+        ('stages.short.tune', 'first:5', "tune: 'first:5' of an encoder with 4 layers"),
+        ('stages.short.tune', 'lora+stem', 'but model.video.lora_rank = 0: there is nothing'),
+        ('stages.image.tune', 'head', 'would leave the other parameters as they were drawn'),
+        ('stages.short.text_tower', 'train ', 'one of train, frozen'),
+        ('stages.image.text_tower', 'frozen', 'would leave the other parameters as they were'),
+        ('model.video.adapter_width', 8, "put 'adapters' into the tune of a stage"),
+        ('model.video.lora_rank', 8, 'but no stage of run trains it'),
+        ('model.video.lora_rank', -1, 'at least 0'),
         ('stages.short.image_ratio', 0.5, 'set both'),
         ('stages.short.image_train', 'videos:images.csv', 'set both'),
         ('stages.short.eval_sampler', 'rand_seg', 'it must be one of mid'),
@@ -317,6 +326,25 @@ def test_last_layers_may_come_first_from_a_checkpoint(tmp_path):
     cfg = with_data()
     cfg.stages.image.last_layers = 2
     cfg.init = str(tmp_path)
+    config.check(cfg)
+
+
+def test_what_a_stage_trains_is_said_once():
+    cfg = with_data()
+    cfg.stages.long.update(last_layers=2, tune='first:2')
+    assert 'last_layers: 2 is short for tune = last:2, but stages.long.tune is' in faults_of(cfg)
+    cfg.stages.long.update(last_layers=0, tune='none', text_tower='frozen')
+    assert 'leaves nothing to teach' in faults_of(cfg)
+    cfg.stages.long.update(tune='adapters+stem', text_tower='train')
+    cfg.model.video.adapter_width = 8
+    config.check(cfg)
+    cfg.run = ('long',)
+    assert 'would leave the other parameters as they were drawn' in faults_of(cfg)
+
+
+def test_adapters_may_come_with_the_start(tmp_path):
+    cfg = with_data()
+    cfg.model.video.adapter_width, cfg.init = 8, str(tmp_path)
     config.check(cfg)
 
 

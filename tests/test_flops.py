@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from long_vivit import chips, flops, optim, recipe
+from long_vivit import chips, flops, optim, recipe, tuning
 from long_vivit.models.dual import DualEncoder
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -20,7 +20,7 @@ WIDTH, DEPTH, TEXT_WIDTH, TEXT_DEPTH, EMBED = 256, 2, 128, 1, 64
 B, K, VALUES, LENGTH = 4, 96, 2 * 8 * 8 * 3, 32
 
 
-def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **choices):
+def lowered(*, tune='all', text='train', pool='mean', remat='none', **choices):
     """The training step of a toy: (traced by JAX, analytic FLOPs)."""
     common = {'heads': 4, 'remat': remat, 'dtype': jnp.float32}
     embed = EMBED if choices.get('head', True) else WIDTH
@@ -28,7 +28,7 @@ def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **ch
     def build():
         return DualEncoder(
             video=common | {'grid': (8, 4, 4), 'patch': 8, 'tubelet': 2, 'width': WIDTH,
-                            'depth': DEPTH, 'pool': pool, 'attention': attention, **choices},
+                            'depth': DEPTH, 'pool': pool, 'attention': 'dense', **choices},
             text=common | {'vocab': 50, 'length': LENGTH, 'position_scale': 0.3,
                            'width': TEXT_WIDTH, 'depth': TEXT_DEPTH, 'kind': 'bidirectional'},
             embed=embed, temperature=0.07, rngs=nnx.Rngs(0),
@@ -36,10 +36,11 @@ def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **ch
 
     like = jax.eval_shape(build)
     options = {'lr': 1e-3, 'steps': 9, 'warmup_steps': 1}
-    tx = optim.make(like, **options, last_layers=last_layers, depth=DEPTH)
+    tune = tuning.parsed(tune, text)
+    tx = optim.make(like, **options, tune=tune)
     step = make_step(
         tx, optim.lr_schedule(**options), max_scale=100.0, label_smoothing=0.0, ema_decay=0.0,
-        num_frozen=DEPTH - last_layers if last_layers else 0,
+        **tune.cuts(DEPTH),
     )  # fmt: skip
     state = jax.eval_shape(lambda: State(jnp.int32(0), build(), tx.init(build())))
     shapes = {
@@ -51,12 +52,12 @@ def lowered(*, last_layers=0, pool='mean', attention='dense', remat='none', **ch
     num_cls = K // 16 if choices.get('cls_repeat') else 1
     count = flops.training_step(
         flops.Tower(
-            WIDTH, DEPTH, K + (pool == 'cls') * num_cls, last_layers or DEPTH,
-            choices.get('mlp_width', 0),
+            WIDTH, DEPTH, K + (pool == 'cls') * num_cls, **tune.layers(DEPTH),
+            **{k: x for k, x in choices.items() if k in flops.Tower._fields},
         ),
-        flops.Tower(TEXT_WIDTH, TEXT_DEPTH, LENGTH, TEXT_DEPTH),
+        flops.Tower(TEXT_WIDTH, TEXT_DEPTH, LENGTH, TEXT_DEPTH * tune.text),
         batch=B, num_patches=K, patch_values=VALUES, embed=embed, probe=pool == 'map',
-        head=choices.get('head', True),
+        head=choices.get('head', True), trains=flops.Trains(**tune.outside()),
     )  # fmt: skip
     return jax.jit(step).trace(state, batch), count
 
@@ -78,15 +79,28 @@ def products(jaxpr):
 @pytest.mark.parametrize(
     'options',
     [
-        {}, {'last_layers': 1}, {'pool': 'cls'}, {'pool': 'cls', 'cls_repeat': True},
-        {'pool': 'map', 'mlp_width': 96, 'head': False, 'last_layers': 1},
+        {}, {'tune': 'last:1'}, {'pool': 'cls'}, {'pool': 'cls', 'cls_repeat': True},
+        {'pool': 'map', 'mlp_width': 96, 'head': False, 'tune': 'last:1'},
+        {'tune': 'adapters+stem', 'adapter_width': 24},
+        {'tune': 'lora+stem', 'lora_rank': 8, 'mlp_width': 96},
+        {'tune': 'adapters+lora', 'adapter_width': 24, 'lora_rank': 8, 'text': 'frozen'},
+        {'tune': 'last:1', 'adapter_width': 24},
+        {'tune': 'first:1', 'adapter_width': 24}, {'tune': 'stem', 'text': 'frozen'},
+        {'tune': 'none'}, {'tune': 'head', 'text': 'frozen'},
+        {'tune': 'head+stem', 'pool': 'map'}, {'tune': 'none', 'pool': 'map'},
     ],
-    ids=['all', 'last', 'cls', 'copies of cls', 'map'],
+    ids=str,
 )  # fmt: skip
 def test_every_product_is_counted_once(options):
-    """To the last one: of a step that keeps all it needs, so that nothing is computed twice."""
+    """To the last one: of a step that keeps all it needs, so that nothing is computed twice.
+
+    So no gradient of a frozen weight is computed, to be dropped afterwards. The one exception is
+    what goes into the pair of `down`, which `layers.activated` keeps its input of only.
+    """
     traced, count = lowered(**options)
-    assert products(traced.jaxpr.jaxpr) == count
+    hidden = options.get('mlp_width', 4 * WIDTH)
+    again = DEPTH * 2 * B * K * hidden * options.get('lora_rank', 0)
+    assert products(traced.jaxpr.jaxpr) == count + again
 
 
 def test_what_is_computed_again_is_not_counted():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from long_vivit import grad_cache, optim
+from long_vivit import grad_cache, optim, tuning
 from long_vivit.names import flatten, unflatten
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -38,9 +38,8 @@ def fresh(kind):
     The optimiser is plain descent in all but name, so that parameters show gradients as they are.
     """
     model = dual({'depth': DEPTH}, {'depth': 1}, logit_bias=-3.0 if kind == 'sigmoid' else None)
-    optimiser = optim.make(
-        model, **FIELDS, b1=0.0, b2=0.0, eps=1.0, last_layers=DEPTH - 1, depth=DEPTH
-    )
+    tune = tuning.Tuning((), last=DEPTH - 1)
+    optimiser = optim.make(model, **FIELDS, b1=0.0, b2=0.0, eps=1.0, tune=tune)
     state = State(
         jnp.zeros((), jnp.int32), model, optimiser.init(model), jax.tree.map(jnp.copy, model)
     )

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from scipy.special import erf
 
-from long_vivit import config, model_rules, optim, recipe, sharding
+from long_vivit import config, model_rules, optim, recipe, sharding, tuning
 from long_vivit.models import layers, pool, positions, text
 from long_vivit.names import below, flatten, unflatten
 from long_vivit.warm_start import warm_start
@@ -260,9 +260,9 @@ def test_computing_again_changes_no_number(name, remat):
 @pytest.mark.parametrize('name', CHOSEN)
 def test_below_the_last_layers_nothing_is_trained(name):
     """No gradient, no moments; the probe stands above the layers."""
-    depth, model = 2, dual(video=CHOSEN[name])
+    model = dual(video=CHOSEN[name])
     _, grads = loss_and_grads(model, batch(), 1)
-    table = optim.rules(model, last_layers=1, depth=depth)
+    table = optim.rules(model, tune=tuning.parsed('last:1'))
     for leaf, grad in flatten(grads.video).items():
         rule = table[f'video/{leaf}']
         if not rule.trained:

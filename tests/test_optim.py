@@ -9,12 +9,14 @@ import optax
 import pytest
 from flax import nnx
 
+from long_vivit import tuning
 from long_vivit.models.dual import DualEncoder
 from long_vivit.names import flatten, names, unflatten
 from long_vivit.optim import ema_update, lr_schedule, make, rules
 from tests.tiny_models import FAST
 
 DEPTH = 4
+LAST = tuning.parsed('last:1')
 COMMON = {'lr': 0.1, 'steps': 20, 'warmup_steps': 4, 'b1': 0.9, 'b2': 0.98, 'eps': 1e-8}
 VIDEO = 'video/trunk/blocks/'
 
@@ -43,11 +45,21 @@ def gradients(like, seed):
 
 
 def run(tx, params, steps=5):
-    opt, update = tx.init(params), jax.jit(tx.update, compiler_options=FAST)
+    opt, update = tx.init(params), updating(tx)
     for step in range(steps):
-        updates, opt = update(gradients(params, step), opt, params)
-        params = optax.apply_updates(params, updates)
+        params, opt = update(gradients(params, step), opt, params)
     return params, opt
+
+
+def updating(tx):
+    """(gradients of all, state, parameters) -> parameters and state after an update."""
+
+    def update(grads, opt, params):
+        live = tx.take(params)
+        updates, opt = tx.update(tx.take(grads), opt, live)
+        return tx.put(params, optax.apply_updates(live, updates)), opt
+
+    return jax.jit(update, compiler_options=FAST)
 
 
 def small():
@@ -110,7 +122,7 @@ def test_decay_alone_moves_only_matrices():
     params = small()
     tx = make(params, weight_decay=0.5, decay_skip=('b/kernel',), **COMMON)
     still = jax.tree.map(jnp.zeros_like, params)
-    updates = flatten(tx.update(still, tx.init(params), params)[0])
+    updates = tx.update(tx.take(still), tx.init(params), tx.take(params))[0]
     assert {name for name, update in updates.items() if np.any(update)} == {'a/kernel'}
     np.testing.assert_allclose(updates['a/kernel'], -0.025 * 0.5 * params['a']['kernel'], rtol=1e-6)
 
@@ -128,7 +140,7 @@ def test_frozen_parameters_keep_their_bits_and_have_no_moments():
 
 def test_last_layers_freeze_slices_and_the_stem():
     params = dual()
-    tx = make(params, weight_decay=0.5, clip=1.0, last_layers=1, depth=DEPTH, **COMMON)
+    tx = make(params, weight_decay=0.5, clip=1.0, tune=LAST, **COMMON)
     after, opt = run(tx, params)
     before = flatten(params)
     for name, leaf in flatten(after).items():
@@ -173,7 +185,7 @@ def test_a_table_with_fewer_rows_than_are_kept_is_frozen():
 def test_frozen_gradients_do_not_count():
     """Neither the clipping norm nor the update sees them, even when they are not finite."""
     params = dual()
-    how = {'last_layers': 2, 'depth': DEPTH, 'freeze': ('text/trunk/.*',)}
+    how = {'tune': tuning.parsed('last:2'), 'freeze': ('text/trunk/.*',)}
     how |= {'kept_rows': {'text/positions': 3}}
     tx = make(params, clip=1.0, **how, **COMMON)
     table = rules(params, **how)
@@ -186,19 +198,19 @@ def test_frozen_gradients_do_not_count():
             spoilt[name] = g.at[:count].set(value) if count else g
         return unflatten(params, spoilt)
 
-    update, opt = jax.jit(tx.update, compiler_options=FAST), tx.init(params)
+    update, opt = updating(tx), tx.init(params)
     (a, opt_a), (b, opt_b) = (update(spoil(value), opt, params) for value in (0.0, np.nan))
     jax.tree.map(np.testing.assert_array_equal, (a, opt_a), (b, opt_b))
 
 
 def test_state_saved_by_name_continues_bit_for_bit():
     params = dual()
-    tx = make(params, weight_decay=0.5, clip=1.0, last_layers=1, depth=DEPTH, **COMMON)
+    tx = make(params, weight_decay=0.5, clip=1.0, tune=LAST, **COMMON)
     after, opt = run(tx, params, 3)
     shapes = jax.eval_shape(tx.init, params)
     again = unflatten(shapes, {name: np.asarray(leaf) for name, leaf in flatten(opt).items()})
     assert jax.tree.structure(again) == jax.tree.structure(opt)
-    grads, update = gradients(params, 9), jax.jit(tx.update, compiler_options=FAST)
+    grads, update = gradients(params, 9), updating(tx)
     one, two = (update(grads, state, after) for state in (opt, again))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
@@ -230,17 +242,19 @@ def test_faults_in_one_error():
         'a': {'kernel': jnp.ones(2)},
         'video': {'trunk': {'blocks': {'odd': jnp.ones((3, 2))}}},
     }
+    odd = tuning.parsed('temporal+stem')
     with pytest.raises(ValueError) as error:
-        make(params, freeze=('b/.*',), decay_skip=('c',), last_layers=2, depth=4, **COMMON)
+        make(params, freeze=('b/.*',), decay_skip=('c',), tune=odd, **COMMON)
     for text in (
         "freeze: 'b/.*' matches no parameter",
         "decay_skip: 'c' matches no parameter",
         f'{VIDEO}odd: matches 0 rows of optim.DECAY',
-        f'{VIDEO}odd: shape (3, 2) is not 4 stacked layers',
+        "tune: 'temporal' names no parameter of this model; only encoders with attention over time",
+        "tune: 'stem' names no parameter of this model",
     ):
         assert text in str(error.value)
-    with pytest.raises(ValueError, match='last_layers: 5 of depth 4'):
-        make(dual(), last_layers=5, depth=4, **COMMON)
+    with pytest.raises(ValueError, match='tune: last:5 of an encoder with 4 layers'):
+        make(dual(), tune=tuning.parsed('last:5'), **COMMON)
     with pytest.raises(ValueError, match=r"freeze: 'text/\(' is no regular expression \(missing"):
         make(dual(), freeze=('text/(',), **COMMON)
     with pytest.raises(ValueError, match='nothing to train'):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from long_vivit import losses, optim
+from long_vivit import losses, optim, tuning
 from long_vivit.names import below, flatten
 from long_vivit.state import State
 from long_vivit.step import make_step
@@ -18,12 +18,11 @@ SCHEDULE = {'lr': 0.05, 'steps': 20, 'warmup_steps': 4}
 GOOD, BAD_LOSS, BAD_GRADIENT = 0, -1, -2  # in the first text key
 
 
-def ready(*, last_layers=0, ema=0.0, **options):
+def ready(*, tune='all', ema=0.0, **options):
     """(fresh state, step function)."""
     model = dual(video={'depth': DEPTH, 'pool': 'cls'})
-    optimiser = optim.make(
-        model, **SCHEDULE, weight_decay=0.1, clip=1.0, last_layers=last_layers, depth=DEPTH
-    )
+    tune = tuning.parsed(tune)
+    optimiser = optim.make(model, **SCHEDULE, weight_decay=0.1, clip=1.0, tune=tune)
     mean = jax.tree.map(jnp.copy, model) if ema else None
     state = State(jnp.zeros((), jnp.int32), model, optimiser.init(model), mean)
     step = make_step(
@@ -31,8 +30,8 @@ def ready(*, last_layers=0, ema=0.0, **options):
         optim.lr_schedule(**SCHEDULE),
         max_scale=100.0,
         label_smoothing=0.0,
-        num_frozen=DEPTH - last_layers if last_layers else 0,
         ema_decay=ema,
+        **tune.cuts(DEPTH),
     )
     return state, jax.jit(step, compiler_options=FAST, **options)
 
@@ -157,7 +156,7 @@ def test_the_loss_falls(with_ema):
 @pytest.fixture(scope='module')
 def last_layer_only():
     """The leaves before, the states after three steps of the last layer, and the donating step."""
-    state, step = ready(last_layers=1, donate_argnums=0)
+    state, step = ready(tune='last:1', donate_argnums=0)
     before = {name: np.array(leaf) for name, leaf in flatten(state).items()}
     states = [state]
     for seed in range(3):

@@ -22,7 +22,7 @@ class DualEncoder(nnx.Module):
         self.log_scale = nnx.Param(jnp.log(1.0 / jnp.float32(temperature)))
         self.logit_bias = None if logit_bias is None else nnx.Param(jnp.float32(logit_bias))
 
-    def __call__(self, batch, *, num_frozen=0):
-        """-> z_video, z_text, each float32 [b, e]."""
-        z_video = self.video(batch['patches'], batch['where'], num_frozen=num_frozen)
+    def __call__(self, batch, **cuts):
+        """-> z_video, z_text, each float32 [b, e]. cuts: see `VideoEncoder.__call__`."""
+        z_video = self.video(batch['patches'], batch['where'], **cuts)
         return z_video, self.text(batch['tokens'], batch['lengths'])

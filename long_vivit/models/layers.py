@@ -6,12 +6,14 @@ grow with depth.
 """
 
 from functools import partial
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit.models import parts
+from long_vivit.models import lora, parts
+from long_vivit.models.adapters import Adapter
 from long_vivit.models.attention import attend
 from long_vivit.models.positions import turned
 from long_vivit.sharding import BATCH, constrain
@@ -50,17 +52,21 @@ UNROLL = 4  # blocks: as shallow a trunk is written out, a fifth faster on CPU t
 
 
 class Linear(nnx.Module):
-    """x [..., i] -> [..., o], computed in `dtype`."""
+    """x [..., i] -> [..., o], computed in `dtype`; `lora_rank`: see `long_vivit.models.lora`."""
 
-    def __init__(self, num_in, num_out, *, bias=True, std=None, dtype=jnp.float32, rngs):
-        std = num_in**-0.5 if std is None else std
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (num_in, num_out)))
+    def __init__(
+        self, num_in, num_out, *, bias=True, std=None, lora_rank=0, dtype=jnp.float32, rngs
+    ):
+        std, key = num_in**-0.5 if std is None else std, rngs.params()
+        self.kernel = nnx.Param(std * jax.random.normal(key, (num_in, num_out)))
         self.bias = nnx.Param(jnp.zeros((num_out,))) if bias else None
+        self.lora = lora.of_linear(num_in, num_out, lora_rank, dtype=dtype, key=key)
         self.dtype = dtype
 
     def __call__(self, x):
-        x = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        y = y if self.lora is None else y + self.lora(x)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -87,19 +93,22 @@ def activated(activation, linear, x):
 class Attention(nnx.Module):
     """Multi-head self-attention [b, n, d] -> [b, n, d]; the kernels show heads and head width.
 
-    rotary: queries and keys are turned by their places, see `positions.turned`.
+    rotary: queries and keys are turned by their places, see `positions.turned`. lora_rank: see
+    `long_vivit.models.lora`.
     """
 
     def __init__(
         self, width, heads, *, implementation='dense', split='auto', causal=False, rotary=False,
-        dtype, rngs,
+        lora_rank=0, dtype, rngs,
     ):  # fmt: skip
         f = width // heads
-        std = width**-0.5
-        self.qkv = nnx.Param(std * jax.random.normal(rngs.params(), (width, 3, heads, f)))
+        std, keys = width**-0.5, (rngs.params(), rngs.params())
+        self.qkv = nnx.Param(std * jax.random.normal(keys[0], (width, 3, heads, f)))
         self.qkv_bias = nnx.Param(jnp.zeros((3, heads, f)))
-        self.out = nnx.Param(std * jax.random.normal(rngs.params(), (heads, f, width)))
+        self.out = nnx.Param(std * jax.random.normal(keys[1], (heads, f, width)))
         self.out_bias = nnx.Param(jnp.zeros((width,)))
+        pairs = lora.of_attention(width, heads, lora_rank, dtype=dtype, keys=keys)
+        self.qkv_lora, self.out_lora = pairs
         self.implementation, self.split = implementation, split
         self.causal, self.rotary, self.dtype = causal, rotary, dtype
 
@@ -117,12 +126,15 @@ class Attention(nnx.Module):
         """x [b, n, d] -> [s, b, n, m, f]: queries, keys and values, or `which` of the three."""
         x = x.astype(self.dtype)
         qkv = jnp.einsum('bnd,dsmf->sbnmf', x, self.qkv[:, which].astype(self.dtype))
+        if self.qkv_lora is not None:
+            qkv = qkv + self.qkv_lora(x, ((slice(None), which), which))
         return qkv + self.qkv_bias[which].astype(self.dtype)[:, None, None]
 
     def join(self, y):
         """What the heads found, [b, n, m, f] -> [b, n, d]."""
-        y = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
-        return y + self.out_bias[...].astype(self.dtype)
+        x = jnp.einsum('bnmf,mfd->bnd', y, self.out[...].astype(self.dtype))
+        x = x if self.out_lora is None else x + self.out_lora(y)
+        return x + self.out_bias[...].astype(self.dtype)
 
 
 class Block(nnx.Module):
@@ -130,24 +142,30 @@ class Block(nnx.Module):
 
     Args:
       activation: of the MLP, by its name in ACTIVATIONS. mlp_width: its hidden values; 0: 4 d.
+      adapter_width: hidden values of an `Adapter` behind the MLP; 0: none. lora_rank: 0: none.
       attention: what `Attention` takes besides.
     """
 
     def __init__(
-        self, width, heads, *, activation='gelu', norm_epsilon=EPSILON, mlp_width=0, dtype, rngs,
-        **attention,
+        self, width, heads, *, activation='gelu', norm_epsilon=EPSILON, mlp_width=0,
+        adapter_width=0, lora_rank=0, dtype, rngs, **attention,
     ):  # fmt: skip
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f'activation is {activation!r}; it must be one of {", ".join(ACTIVATIONS)}'
             )
-        mlp_width = mlp_width or 4 * width
+        mlp_width, how = mlp_width or 4 * width, {'dtype': dtype, 'rngs': rngs}
         self.norm_1 = LayerNorm(width, epsilon=norm_epsilon)
-        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs, **attention)
+        self.attention = Attention(width, heads, lora_rank=lora_rank, **how, **attention)
         self.norm_2 = LayerNorm(width, epsilon=norm_epsilon)
-        self.up = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
-        self.down = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, mlp_width, lora_rank=lora_rank, **how)
+        self.down = Linear(mlp_width, width, lora_rank=lora_rank, **how)
         self.activation = activation
+        # Last, so that the other parameters are drawn as without it.
+        self.adapter = (
+            Adapter(width, adapter_width, ACTIVATIONS[activation], linear=Linear, **how)
+            if adapter_width else None
+        )  # fmt: skip
 
     def __call__(self, x, lengths=None, *, in_parts=False):
         """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
@@ -156,7 +174,8 @@ class Block(nnx.Module):
 
     def mlp(self, x):
         """What the second half of the block adds to x."""
-        return activated(self.activation, self.down, self.up(self.norm_2(x)))
+        y = activated(self.activation, self.down, self.up(self.norm_2(x)))
+        return y if self.adapter is None else self.adapter(y)
 
 
 class Trunk(nnx.Module):
@@ -180,19 +199,22 @@ class Trunk(nnx.Module):
         self.norm = LayerNorm(width, epsilon=norm_epsilon)
         self.remat, self.depth = remat, depth
 
-    def __call__(self, x, lengths=None, *, num_frozen=0, axis=None):
+    def __call__(self, x, lengths=None, *, num_frozen=0, num_still=0, axis=None):
         """`num_frozen`: through so many first blocks, and all before them, no gradient flows.
 
-        axis: of the mesh, that the tokens are split over; None: every device has them all.
+        num_still: the parameters of so many last blocks get none; it flows through them. axis: of
+        the mesh, that the tokens are split over; None: every device has them all.
         """
-        x = constrain(x, BATCH, axis, None)
-        if num_frozen:
-            below = jax.tree.map(lambda leaf: leaf[:num_frozen], self.blocks)
-            above = jax.tree.map(lambda leaf: leaf[num_frozen:], self.blocks)
-            x = self._through(jax.lax.stop_gradient(below), x, lengths, axis)
-            x = self._through(above, jax.lax.stop_gradient(x), lengths, axis)
-        else:
-            x = self._through(self.blocks, x, lengths, axis)
+        x, above = constrain(x, BATCH, axis, None), self.depth - num_still
+        for first, last in ((0, num_frozen), (num_frozen, above), (above, self.depth)):
+            if last - first == self.depth:
+                x = self._through(self.blocks, x, lengths, axis)
+            elif last > first:
+                blocks = jax.tree.map(itemgetter(slice(first, last)), self.blocks)
+                if first != num_frozen:
+                    blocks = jax.lax.stop_gradient(blocks)
+                x = self._through(blocks, x, lengths, axis)
+                x = jax.lax.stop_gradient(x) if last == num_frozen else x
         return self.norm(x)
 
     def _through(self, blocks, x, lengths, axis):

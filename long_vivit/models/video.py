@@ -33,13 +33,14 @@ class VideoEncoder(nnx.Module):
       positions: 'split' or 'joint', see `long_vivit.models.positions`.
       norm_input: a LayerNorm before the first block. head: False: z is the pooled vector itself,
         whose width must be e.
+      adapter_width, lora_rank: of the blocks, see `layers.Block`.
       mlp: activation and mlp_width of the blocks and of the probe's MLP, see `layers.Block`.
     """
 
     def __init__(
         self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
         remat, dtype, rngs, cls_repeat=False, positions='split', norm_input=False,
-        norm_epsilon=EPSILON, head=True, **mlp,
+        norm_epsilon=EPSILON, head=True, adapter_width=0, lora_rank=0, **mlp,
     ):  # fmt: skip
         if pool not in POOLS:
             raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
@@ -54,7 +55,7 @@ class VideoEncoder(nnx.Module):
         mlp |= {'norm_epsilon': norm_epsilon, 'dtype': dtype, 'rngs': rngs}
         self.trunk = Trunk(
             width, depth, heads, implementation=attention, split=split, causal=False, remat=remat,
-            **mlp,
+            adapter_width=adapter_width, lora_rank=lora_rank, **mlp,
         )  # fmt: skip
         self.map = MapPool(width, heads, **mlp) if pool == 'map' else None
         if not head and embed != width:
@@ -78,14 +79,16 @@ class VideoEncoder(nnx.Module):
         x = embed(patches.astype(self.dtype) / 127.5 - 1)  # 0..255 -> -1..1
         return x + self.positions(where, still=still).astype(self.dtype)
 
-    def __call__(self, patches, where, *, num_frozen=0):
-        """`num_frozen`: how many first blocks (and the stems) get no gradient."""
+    def __call__(self, patches, where, *, num_frozen=0, num_still=0):
+        """`num_frozen`: how many first blocks (and the stems) get no gradient; `num_still`: how
+        many last blocks get none of their own, see `Trunk`."""
         x, lengths = self.tokens(patches, where), None
         if self.cls is not None:
             x, lengths = self._with_cls(x)
         if self.norm_input is not None:
             x = self.norm_input(x)
-        return self.pooled(self.trunk(x, lengths, num_frozen=num_frozen, axis=SEQ))
+        x = self.trunk(x, lengths, num_frozen=num_frozen, num_still=num_still, axis=SEQ)
+        return self.pooled(x)
 
     def pooled(self, x):
         """What the trunk returned, [b, n, d] -> z_video."""

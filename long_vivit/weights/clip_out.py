@@ -44,6 +44,11 @@ def faults(config: Mapping[str, Any], end: int) -> Iterator[str]:
     for path, value, clips in wanted:
         if value != clips:
             yield f'{path}: is {value!r}, CLIP has {clips!r}'
+    if video.get('adapter_width', 0):
+        yield (
+            f'model.video.adapter_width: is {video["adapter_width"]}; CLIP has none, and its '
+            'weights cannot take them in'
+        )
     if config['logit_bias']:
         yield "loss.kind: is 'sigmoid', whose logits have a bias; CLIP's have none"
     _, h, w = video['grid']

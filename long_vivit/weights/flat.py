@@ -36,6 +36,7 @@ def architecture(model) -> dict[str, Any]:
     return {
         'video': {
             **_trunk(video.trunk),
+            **_adapters(video.trunk.blocks),
             'grid': list(video.positions.grid),
             'patch': side,
             'tubelet': 1 if tubelet is None else tubelet.kernel.shape[0] // (side * side * 3),
@@ -67,6 +68,12 @@ def _trunk(trunk) -> dict[str, Any]:
         'mlp_width': trunk.blocks.up.kernel.shape[-1],
         'activation': trunk.blocks.activation, 'norm_epsilon': trunk.norm.epsilon,
     }  # fmt: skip
+
+
+def _adapters(blocks) -> dict[str, int]:
+    """{'adapter_width': hidden values}, or nothing without adapters."""
+    adapter = blocks.adapter
+    return {} if adapter is None else {'adapter_width': adapter.narrow.kernel.shape[-1]}
 
 
 def write(
