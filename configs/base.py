@@ -209,6 +209,11 @@ def stage(**changes) -> ConfigDict:
             'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
             'mask_kind': 'tube',  # random | slice | tube | frame: which patches are left out
             'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
+            'mask_schedule': '',  # other rates, each from a share of the steps on: 0.5=0.75,0.8=0.5
+            #                       masks from the half on 75%, from four fifths on 50%; a rate is a
+            #                       program of its own; '' = mask_rate throughout
+            'unmasked_tail': 0.0,  # share of the steps, the last ones, that leave no patch out;
+            #                        0 <= x < 1
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text

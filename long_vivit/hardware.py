@@ -1,8 +1,10 @@
 """Whether a configuration fits the devices there are, checked before anything is built."""
 
+from dataclasses import replace
+
 import jax
 
-from long_vivit import axes, sharding
+from long_vivit import axes, masking, sharding
 from long_vivit.inputs.patches import num_kept
 from long_vivit.recipe import eval_view, split_of, view
 
@@ -72,10 +74,12 @@ def stage_faults(run, stage, mesh):
                 f'stages.{stage.name}.{field}: {size} does not split over {names}; it must be a '
                 f'multiple of {parts}'
             )
-    yield from view_faults(f'stages.{stage.name}.mask_rate', view(run, stage), mesh)
-    if stage.image_ratio:
-        looks = view(run, stage, image=True)
-        yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
+    for rate in masking.shares(stage):
+        looks = replace(view(run, stage), mask_rate=rate)
+        yield from view_faults(f'stages.{stage.name}.mask_rate', looks, mesh)
+        if stage.image_ratio:
+            looks = replace(view(run, stage, image=True), mask_rate=rate)
+            yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
     if stage.eval:
         yield from view_faults(f'stages.{stage.name}.eval', eval_view(run, stage), mesh)
 

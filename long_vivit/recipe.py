@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, long_text, optim, stage_loss
+from long_vivit import flops, long_text, masking, optim, stage_loss
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
@@ -194,9 +194,13 @@ def training(run, stage, vocab):
     return init, step
 
 
-def batch_like(run, stage):
-    """The arrays of a global training batch of the stage's videos: dict of ShapeDtypeStruct."""
-    looks, b = view(run, stage), stage.batch
+def batch_like(run, stage, rate=None):
+    """The arrays of a global training batch of the stage's videos: dict of ShapeDtypeStruct.
+
+    rate: the masking rate; None: the lowest of the stage, whose batches are the largest.
+    """
+    rate = min(masking.shares(stage)) if rate is None else rate
+    looks, b = replace(view(run, stage), mask_rate=rate), stage.batch
     k = num_kept(looks.mask_kind, looks.grid, looks.mask_rate)
     shapes = {
         'patches': ((b, k, looks.tubelet * looks.patch**2 * 3), jnp.uint8),

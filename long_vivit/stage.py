@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding
+from long_vivit import chips, hosts, layout, long_text, masking, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import compiler_options
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
+from long_vivit.programs import Programs
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
 from long_vivit.stop import Stopped
@@ -121,6 +122,7 @@ class Loop:
             images=images and recipe.examples(run, stage, images, tools.tokenizer, image=True),
             image_ratio=stage.image_ratio,
             rows=sharding.rows_here(tools.mesh, stage.batch),
+            rates=masking.phases(stage),
         )
 
     def go(self, state, at):
@@ -137,13 +139,19 @@ class Loop:
             tools.signals.waiting(),
             ThreadPoolExecutor(1) as watcher,
         ):
+            programs = Programs(self.meter, self.end_running, self.bar.note)
             for step, batch in enumerate(self.meter.batches(ahead), at + 1):
                 first = step == at + 1
                 if first:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
-                with tools.profile.step(stage.name, step, self.running):
-                    state, watch = self.step(state, sharding.place(tools.mesh, arrays, stage.batch))
+                arrays = sharding.place(tools.mesh, arrays, stage.batch)
+                name = f'{stage.name}: {batch["source"][0]} of {batch["where"].shape[1]} patches'
+                with (
+                    programs.compiling(arrays, name),
+                    tools.profile.step(stage.name, step, self.running),
+                ):
+                    state, watch = self.step(state, arrays)
                 self.meter.at_work(watcher.submit(end_of, watch))
                 # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()

@@ -21,6 +21,7 @@ from long_vivit import (
     hardware,
     hosts,
     long_text,
+    masking,
     recipe,
     retrieval,
     stage_loss,
@@ -135,7 +136,7 @@ def teach_and_score(stage, tools, sources):
             words(tools.run, stage)
             for words in (stage_loss.in_words, stage_loss.warning, long_text.in_words)
         ]
-    for line in filter(None, lines):
+    for line in filter(None, [*lines, masking.in_words(stage)]):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: begin(stage, tools))
     heed_signals(stage, tools)

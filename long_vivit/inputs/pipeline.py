@@ -174,6 +174,10 @@ class Examples:
     tokenizer: object
     seed: tuple  # of integers
 
+    def masked(self, rate):
+        """The same examples at another masking rate."""
+        return replace(self, view=replace(self.view, mask_rate=rate))
+
     def __getitem__(self, place):
         index = self.order[place]
         rng = np.random.default_rng([*self.seed, 1, place])
@@ -215,6 +219,9 @@ def stack(examples):
 class Batches:
     """`batches[s]`: the `rows` of the global batch of step s, in the order of `rows`.
 
+    rates: (steps before it, masking rate) in order, the first with 0; it stands until the next one.
+    None: that of the views.
+
     With `images`, a share `image_ratio` of the steps takes an image batch instead of a video one,
     evenly spread; each stream goes on where it stopped.
     """
@@ -225,6 +232,7 @@ class Batches:
     images: Examples | None = None
     image_ratio: float = 0.0
     rows: Sequence[int] | None = None  # of the global batch, that this host needs; None: all
+    rates: Sequence[tuple[int, float]] | None = None
 
     def __len__(self):
         return self.steps
@@ -238,6 +246,8 @@ class Batches:
         is_image = self.num_images_before(step + 1) > count
         examples = self.images if is_image else self.videos
         first = (count if is_image else step - count) * self.batch
+        if self.rates is not None:
+            examples = examples.masked([rate for begin, rate in self.rates if begin <= step][-1])
         rows = range(self.batch) if self.rows is None else self.rows
         return stack([examples[first + int(row)] for row in rows])
 
