@@ -52,7 +52,12 @@ def compiled(run, stage, vocab, mesh):
     lies, _ = layout.shardings(shapes, mesh)
     state = layout.like(shapes, lies)
     arrays = recipe.batch_like(run, stage)
-    split = {name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS) for name in arrays}
+    split = {
+        name: jax.tree.map(
+            lambda _, name=name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS), x
+        )
+        for name, x in arrays.items()
+    }
     batch = layout.like(arrays, split)
     step = jax.jit(step, donate_argnums=0, out_shardings=(lies, sharding.everywhere(mesh)))
     with jax.set_mesh(mesh):
@@ -111,8 +116,10 @@ def mean_flops(run, stage):
     """FLOPs of a training step of the stage, all devices: the mean over its masking rates."""
     found = 0.0
     for rate, share in masking.shares(stage).items():
-        b, k, values = recipe.batch_like(run, stage, rate)['patches'].shape
-        found += share * recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
+        k, values = recipe.patches_of(recipe.batch_like(run, stage, rate))
+        found += share * recipe.step_flops(
+            run, stage, batch=stage.batch, num_patches=k, patch_values=values
+        )
     return round(found)
 
 

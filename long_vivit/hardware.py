@@ -5,7 +5,6 @@ from dataclasses import replace
 import jax
 
 from long_vivit import axes, masking, sharding
-from long_vivit.inputs.patches import num_kept
 from long_vivit.recipe import eval_view, split_of, view
 
 
@@ -86,11 +85,11 @@ def stage_faults(run, stage, mesh):
 
 def view_faults(field, looks, mesh):
     """A line if the patches that a View shows do not split over the mesh."""
-    k, seq = num_kept(looks.mask_kind, looks.grid, looks.mask_rate), mesh.shape[axes.SEQ]
-    if k % seq:
+    seq = mesh.shape[axes.SEQ]
+    for k in {k for k, _ in looks.shapes if k % seq}:
         yield (
             f'{field}: {k} patches of {looks.frames} frames do not split over seq={seq} of the '
-            'mesh; change frames, pixels, mask_rate or seq'
+            'mesh; change frames, pixels, mask_rate, token_budget or seq'
         )
 
 

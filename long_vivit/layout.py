@@ -15,7 +15,7 @@ from long_vivit.axes import FSDP, TENSOR
 from long_vivit.names import names
 
 TABLE = (
-    (r'(image|tubelet)_embed/kernel', (None, 'width')),
+    (r'((image|tubelet)_embed|tubes/\w+)/kernel', (None, 'width')),
     (r'text/embed', ('vocab', None)),  # a split width would be gathered at every look-up
     (r'positions(/\w+)?', ()),
     (r'attention/qkv', ('width', None, 'heads', None)),
@@ -25,7 +25,10 @@ TABLE = (
     (r'up/bias', ('mlp',)),
     (r'down/kernel', ('mlp', 'width')),
     (r'head/kernel', ('width', None)),
-    (r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
+    (
+        r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed|tubes/\w+)/bias)',
+        (),
+    ),
     (r'(log_scale|logit_bias|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}

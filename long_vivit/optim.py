@@ -26,7 +26,7 @@ DECAY = (
 )
 # With `last_layers` these lie below the trained layers: the stacked blocks, and all before them.
 BLOCKS = r'video/trunk/blocks/.*'
-STEM = r'video/(image_embed|tubelet_embed|positions|cls|norm_input)(/.*)?'
+STEM = r'video/(image_embed|tubelet_embed|tubes|positions|cls|norm_input)(/.*)?'
 
 
 class Rule(NamedTuple):

@@ -53,9 +53,10 @@ def embed_videos(model, clips, *, threads=1, mesh=None):
     ahead = read_ahead(replace(clips, rows=rows), threads=threads)
     for first, batch in zip(range(0, total, clips.batch), ahead, strict=True):
         each = [
-            {'patches': shown, 'where': batch['where']}
-            for shown in np.moveaxis(batch['patches'], 1, 0)
-        ]
+            {'patches': jax.tree.map(lambda x, o=o: x[:, o], batch['patches']),
+             'where': batch['where']}
+            for o in range(len(clips.frame_orders))
+        ]  # fmt: skip
         with jax.set_mesh(mesh):
             z = [encode_patches(model, **sharding.place(mesh, one, full)) for one in each]
         found.append(np.stack(z)[:, : min(clips.batch, total - first)])
@@ -180,12 +181,28 @@ def _protocol(source, view, texts, num_cut, broken):
         'pixels': view.pixels,
         'crop': 'centre',
         'patches_kept': 1 - view.mask_rate,
+        **seen_as(view),
         'text': view.text,
         'text_length': view.text_length,
         'cut_texts': num_cut,
         'ties': 'expected value',
         'equal_captions': 'not merged',
         'dual_softmax': False,
+    }
+
+
+def seen_as(view):
+    """What a protocol must say of the patches where they are not all of a grid of tubelets."""
+    if view.tubes:
+        return {'tubes': ' '.join(f'{tube.name} ({k})' for tube, (k, _) in
+                                  zip(view.tubes, view.shapes, strict=True))}  # fmt: skip
+    if not view.token_budget:
+        return {}
+    return {
+        'patches_kept': f'{view.token_budget} of each video, drawn by its number',
+        'drawn_by': view.mask_kind,
+        'seconds_seen': view.frames / view.fps,  # of longer videos, their first
+        'fps': view.fps,
     }
 
 

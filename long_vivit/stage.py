@@ -178,13 +178,13 @@ class Loop:
         for id, error in zip(batch['id'], batch['error'], strict=True):
             if error is not None and hosts.first():
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
+        b, (k, values) = self.stage.batch, recipe.patches_of(batch)
         self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
             self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values,
             text_tokens=long_text.tokens_read(self.stage, batch['lengths']),
         )  # fmt: skip
-        self.running = watch, (b, b * k, flops)
+        self.running = watch, (b, round(b * k), flops)
 
     def end_running(self, first=False):
         """Wait for the step that the device is at, count it, write the line that it completes."""
