@@ -75,7 +75,7 @@ def stems(flat: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[dict[str, A
         was, now = ('x'.join(map(str, one)) for one in (have[origin], size))
         lines.append(f'{stem}: recut of {origin} {was} -> {now}')
     videos = wanted.keys() - {IMAGE}
-    for stem in have.keys() - wanted.keys() if videos else ():
+    for stem in sorted(have.keys() - wanted.keys()) if videos else ():
         for name in [name for name in found if name.startswith(f'{stem}/')]:
             del found[name]
         lines.append(f'{stem}: left out, this stage cuts its videos otherwise')
