@@ -145,7 +145,9 @@ def changes(run, stage, mesh):
         found += [{f'{path}batch': b} for b in smaller(stage.batch, mesh)]
     if len(masking.phases(stage)) > 1:  # one rate, that of the beginning
         found.append({f'{path}mask_schedule': '', f'{path}unmasked_tail': 0.0})
-    if stage.frames > 1 and stage.mask_rate < 0.75:
+    if stage.token_budget:
+        found.append({f'{path}token_budget': stage.token_budget // 2})
+    elif stage.frames > 1 and stage.mask_rate < 0.75:
         found.append({f'{path}mask_rate': 0.75})
     last = 4
     if run.model.video.depth > last and not 0 < stage.last_layers <= last:

@@ -8,6 +8,7 @@ import numpy as np
 
 from long_vivit import hosts, layout, sharding
 from long_vivit.bootstrap import recall_interval
+from long_vivit.inputs.looks import in_words
 from long_vivit.inputs.pipeline import Clips, read_ahead
 from long_vivit.metrics import both_ways, twin_accuracy
 from long_vivit.models import in_place
@@ -193,17 +194,9 @@ def _protocol(source, view, texts, num_cut, broken):
 
 def seen_as(view):
     """What a protocol must say of the patches where they are not all of a grid of tubelets."""
-    if view.tubes:
-        return {'tubes': ' '.join(f'{tube.name} ({k})' for tube, (k, _) in
-                                  zip(view.tubes, view.shapes, strict=True))}  # fmt: skip
-    if not view.token_budget:
-        return {}
-    return {
-        'patches_kept': f'{view.token_budget} of each video, drawn by its number',
-        'drawn_by': view.mask_kind,
-        'seconds_seen': view.frames / view.fps,  # of longer videos, their first
-        'fps': view.fps,
-    }
+    if view.token_budget:  # the draw goes by the video's number: it is the same each time
+        return {'patches_kept': f'drawn once for each video: {in_words(view)}', 'fps': view.fps}
+    return {'patches_kept': in_words(view)} if view.tubes else {}
 
 
 def broken_message(source, broken, limit=20):

@@ -130,9 +130,8 @@ def test_a_plan_is_of_the_rate_that_takes_most():
     run = tiny(**SCHEDULE)
     (one,) = run.stages
     assert recipe.batch_like(run, one) == recipe.batch_like(plain[0.0], plain[0.0].stages[0])
-    program, _, batch = estimate.compiled(run, one, 40, mesh)
+    _, _, batch = estimate.compiled(run, one, 40, mesh)  # what a plan measures
     assert batch['where'].shape == (8, 8, 3)
-    assert estimate.memory(run, one, 40, mesh).peak == estimate.peak(program.memory_analysis())
     flops = {rate: estimate.mean_flops(run, run.stages[0]) for rate, run in plain.items()}
     assert estimate.mean_flops(run, one) == pytest.approx(np.mean(list(flops.values())), abs=1)
     for rate, k in rates.items():

@@ -200,6 +200,20 @@ def blank(view, num_orders):
     return look.cut(frames, ('ordered',) * num_orders)
 
 
+def in_words(view):
+    """How a view sees videos, in a line; '' where it is by all or some of a grid of tubelets."""
+    if view.tubes:
+        counts = zip(view.tubes, view.shapes, strict=True)
+        return 'tubes of ' + ', '.join(f'{tube.name} ({k})' for tube, (k, _) in counts)
+    if not view.token_budget:
+        return ''
+    by = ', drawn by how much they change' if view.by_motion else ''
+    return (
+        f'{view.token_budget} patches of each video{by}, at {view.fps:g} frames per second; of '
+        f'longer ones the first {view.frames / view.fps:g} s'
+    )
+
+
 def reorder(frames, frame_order, rng):
     """frames [n, ...] in one of FRAME_ORDERS, to see what time is worth.
 
