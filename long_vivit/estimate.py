@@ -12,6 +12,7 @@ import jax
 
 from long_vivit import compiling, config, hardware, layout, masking, recipe, sharding
 from long_vivit.axes import FSDP
+from long_vivit.inputs.looks import patches_of
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
 OPTIONS = compiling.HASTY
@@ -116,7 +117,7 @@ def mean_flops(run, stage):
     """FLOPs of a training step of the stage, all devices: the mean over its masking rates."""
     found = 0.0
     for rate, share in masking.shares(stage).items():
-        k, values = recipe.patches_of(recipe.batch_like(run, stage, rate))
+        k, values = patches_of(recipe.batch_like(run, stage, rate))
         found += share * recipe.step_flops(
             run, stage, batch=stage.batch, num_patches=k, patch_values=values
         )

@@ -92,7 +92,7 @@ class Loaded:
         if not view.token_budget:
             return samplers.mid_indices(num_frames, view.frames)
         seen, _ = view.seen(0, num_frames / view.fps)
-        return samplers.mid_indices(min(num_frames, max(seen, view.tubelet)), seen)
+        return samplers.mid_indices(min(num_frames, seen), seen)
 
     def _encode(self, clips):
         # With a budget, patches are drawn: the same ones of every clip that is as long.

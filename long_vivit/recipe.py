@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from long_vivit import flops, long_text, masking, optim, stage_loss
@@ -227,19 +226,6 @@ def batch_like(run, stage, rate=None):
         }
     arrays = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     return {'patches': each if looks.tubes else each[0]} | arrays
-
-
-def patches_of(batch):
-    """How many patches a video of a batch has, and how many numbers a patch: the means.
-
-    Patches that only fill up a budget are not counted. batch: with `patches` and `where`, numpy
-    arrays or shapes; of shapes all are counted.
-    """
-    leaves, where = jax.tree.leaves(batch['patches']), batch['where']
-    k = where.shape[1]
-    values = sum(leaf.shape[1] * leaf.shape[2] for leaf in leaves) / k
-    real = (where[..., 0] > -1).sum(1).mean() if isinstance(where, np.ndarray) else k
-    return real, values
 
 
 def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):

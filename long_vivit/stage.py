@@ -10,6 +10,7 @@ import numpy as np
 from long_vivit import chips, hosts, layout, long_text, masking, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import compiler_options
+from long_vivit.inputs.looks import patches_of
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
@@ -178,7 +179,7 @@ class Loop:
         for id, error in zip(batch['id'], batch['error'], strict=True):
             if error is not None and hosts.first():
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        b, (k, values) = self.stage.batch, recipe.patches_of(batch)
+        b, (k, values) = self.stage.batch, patches_of(batch)
         self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
             self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values,

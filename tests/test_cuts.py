@@ -7,6 +7,7 @@ import pytest
 import long_vivit
 from configs import long
 from long_vivit import config, estimate, hardware, recipe, train
+from long_vivit.inputs import looks
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -41,7 +42,13 @@ def test_the_shapes_foretold_are_those_of_a_batch(way, tiny_stories, tmp_path):
     stage = run.stages[1]
     source = open_source(stage.train, data_dir=tiny_stories)
     tokenizer = Tokenizer.load(tiny_stories / 'shape_stories/tokenizer.json')
-    batch = Batches(recipe.examples(run, stage, source, tokenizer), batch=stage.batch, steps=1)[0]
+    examples = recipe.examples(run, stage, source, tokenizer)
+    batch = Batches(examples, batch=stage.batch, steps=9)[3]
+    again = Batches(examples, batch=stage.batch, steps=9)  # as one that goes on makes it
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *({k: one[k] for k in ('patches', 'where')} for one in (batch, again[3])),
+    )
     arrays = {key: x for key, x in batch.items() if key not in HOST_ONLY}
     came = jax.tree.map(lambda x: (x.shape, x.dtype), arrays)
     like = recipe.batch_like(run, stage)
@@ -49,7 +56,7 @@ def test_the_shapes_foretold_are_those_of_a_batch(way, tiny_stories, tmp_path):
     init, step = recipe.training(run, stage, tokenizer.vocab_size)
     _, watch = jax.eval_shape(step, jax.eval_shape(init), like)
     assert watch['loss'].shape == ()
-    k, values = recipe.patches_of(batch)
+    k, values = looks.patches_of(batch)
     sizes = [(x.shape[1], x.shape[2]) for x in jax.tree.leaves(arrays['patches'])]
     assert k * values == pytest.approx(k / sum(n for n, _ in sizes) * sum(n * v for n, v in sizes))
     assert way == 'budget' or k == sum(n for n, _ in sizes)
@@ -67,7 +74,7 @@ def test_a_short_clip_counts_the_patches_that_it_has(tiny_stories, tmp_path):
     assert batch['where'].shape == (8, 12, 3)
     real = (batch['where'][..., 0] >= 0).sum(1)
     assert (real % 4 == 0).all() and 4 <= real.mean() < 12
-    assert recipe.patches_of(batch)[0] == real.mean()
+    assert looks.patches_of(batch)[0] == real.mean()
     assert view.grid == (4, 2, 2)
 
 

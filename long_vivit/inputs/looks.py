@@ -11,6 +11,7 @@ import numpy as np
 from long_vivit.inputs import motion, patches, samplers, tubes, video
 
 FRAME_ORDERS = ('ordered', 'shuffled', 'one_frame')
+NOT_THERE = -1  # where a patch is that only fills up a budget
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Look:
         if view.tubes:
             where = tubes.centres(view.tubes, self.chosen, view.tubelet, view.patch)
             return tuple(map(np.stack, zip(*each, strict=True))), where
-        return np.stack(each), padded(self.chosen, view.token_budget, -1)
+        return np.stack(each), padded(self.chosen, view.token_budget, NOT_THERE)
 
     def _cut(self, frames):
         view = self.view
@@ -157,7 +158,7 @@ def load_video(example, view, rng, frame_orders=('ordered',)):
       patches uint8 [o, k, r*p*q*c], or with tubes a tuple of them, one for each kernel; where
       int32 [k, 3], float32 with tubes (all kernels one after the other); and the VideoError that
       made the patches zeros, or None. A clip with fewer patches than the budget has zeros behind
-      them, from -1.
+      them, from NOT_THERE.
     """
     look = Look(view, rng, tuple(frame_orders) == ('ordered',))
     error, shown = None, None
@@ -198,6 +199,21 @@ def blank(view, num_orders):
     look = Look(view, rng)
     look.choose(view.frames)
     return look.cut(frames, ('ordered',) * num_orders)
+
+
+def patches_of(batch):
+    """How many patches a video of a batch has, and how many numbers a patch: the means.
+
+    Patches that only fill up a budget are not counted. batch: with `patches` and `where`, numpy
+    arrays or shapes; of shapes all are counted.
+    """
+    where, patches = batch['where'], batch['patches']
+    each = [x.shape[1:] for x in (patches if isinstance(patches, tuple) else (patches,))]
+    k = where.shape[1]
+    values = sum(n * v for n, v in each) / k
+    if isinstance(where, np.ndarray) and (where == NOT_THERE).any():
+        k = float((where[..., 0] != NOT_THERE).sum(1).mean())
+    return k, values
 
 
 def in_words(view):
