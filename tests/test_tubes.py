@@ -12,6 +12,7 @@ from long_vivit.inputs import looks, patches, tubes
 from long_vivit.inputs.sources import open_source
 from long_vivit.models.positions import Positions, between
 from long_vivit.names import flatten
+from long_vivit.weights import flat
 from tests import tiny_models
 
 few = settings(max_examples=30)
@@ -144,8 +145,11 @@ def test_between_is_linear_and_ends_at_the_ends():
 def test_the_encoder_takes_tubes_and_images():
     """Every stem is used by its own kernel; images keep theirs, which tubes do not touch."""
     kernels = ((2, 4, 4), (1, 2, 2))
-    model = tiny_models.dual({'tubes': kernels}).video
+    dual = tiny_models.dual({'tubes': kernels})
+    model = dual.video
     assert model.tubelet_embed is None
+    with pytest.raises(ValueError, match='a model with tubes .* cannot be exported yet'):
+        flat.architecture(dual)
     named = {name for name in flatten(model) if name.startswith('tubes/')}
     assert named == {f'tubes/{size}/{leaf}' for size in ('2x4x4', '1x2x2')
                      for leaf in ('kernel', 'bias')}  # fmt: skip
