@@ -208,11 +208,31 @@ def stage(**changes) -> ConfigDict:
             'eval': '',  # data spec; '' = this stage is not scored
             'frames': 16,  # 1 = images, else a multiple of model.video.tubelet
             'pixels': 256,  # side of the square frame; a multiple of model.video.patch
+            'patch': 0,  # pixels, in place of model.video.patch; 0 = that
+            'tubelet': 0,  # frames, in place of model.video.tubelet; 0 = that
+            'tubes': '',  # videos are seen as tubes of several sizes, set wide apart, in place of
+            #               tubelets: tubevit (TubeViT's, for 224 pixels) | tubevit/2 (half as wide,
+            #               high and far apart) | KERNEL/STRIDE@OFFSET+..., each TxHxW in frames and
+            #               pixels: 8x8x8/16x32x32+4x12x12/16x32x32@0x16x16; '' = tubelets
+            'token_budget': 0,  # k patches of each video, however long: of as many frames as it has
+            #                     at fps, at most frames; of a longer one the first frames / fps
+            #                     seconds are seen; in training and in scoring; 0 = all patches, but
+            #                     for those masked
             'sampler': 'rand_seg',  # when training: a name in long_vivit/inputs/samplers.py
             'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
             'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
-            'mask_kind': 'tube',  # random | slice | tube | frame: which patches are left out
+            'mask_kind': 'tube',  # which patches are left out: random | slice | tube | frame |
+            #                       motion (drawn too, but the more they change the rarer; all
+            #                       frames must be decoded for that)
+            'motion_uniform': 0.2,  # of mask_kind motion: share of a patch's chance to be seen that
+            #                         is the same for all, the rest goes by how much it changes; 0
+            #                         to 1
             'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
+            'mask_schedule': '',  # other rates, each from a share of the steps on: 0.5=0.75,0.8=0.5
+            #                       masks from the half on 75%, from four fifths on 50%; a rate is a
+            #                       program of its own; '' = mask_rate throughout
+            'unmasked_tail': 0.0,  # share of the steps, the last ones, that leave no patch out;
+            #                        0 <= x < 1
             'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
             'text_length': 32,  # l, tokens with the start and end tokens; >= 3
             'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text

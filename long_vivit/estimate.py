@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 import jax
 
-from long_vivit import compiling, config, hardware, layout, recipe, sharding, trained
+from long_vivit import compiling, config, hardware, layout, masking, recipe, sharding, trained
 from long_vivit.axes import FSDP
+from long_vivit.inputs.looks import patches_of
 from long_vivit.names import flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
@@ -38,7 +39,7 @@ class Estimate:
     num_parameters: int
     num_trained: int  # of them
     memory: Memory
-    flops_per_step: int  # all devices
+    flops_per_step: int  # all devices; the mean over the stage's masking rates
     step_seconds: float  # at the utilisation that was stated
     clips_per_s: float
     fits: bool
@@ -98,9 +99,11 @@ def peak(found):
 
 
 def estimate(run, stage, vocab, mesh, chip, mfu):
-    """What `stage` takes on the devices of `mesh`, were they `chip`s used to the share `mfu`."""
-    b, k, values = recipe.batch_like(run, stage)['patches'].shape
-    flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
+    """What `stage` takes on the devices of `mesh`, were they `chip`s used to the share `mfu`.
+
+    Memory is that of the lowest masking rate, which takes the most.
+    """
+    flops = mean_flops(run, stage)
     seconds = flops / (mfu * chip.peak_flops * mesh.size)
     taken = memory(run, stage, vocab, mesh)
     num_trained, num_parameters = trained.counts(
@@ -113,9 +116,20 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
         memory=taken,
         flops_per_step=flops,
         step_seconds=seconds,
-        clips_per_s=b / seconds,
+        clips_per_s=stage.batch / seconds,
         fits=taken.peak <= chip.memory_bytes,
     )
+
+
+def mean_flops(run, stage):
+    """FLOPs of a training step of the stage, all devices: the mean over its masking rates."""
+    found = 0.0
+    for rate, share in masking.shares(stage).items():
+        k, values = patches_of(recipe.batch_like(run, stage, rate))
+        found += share * recipe.step_flops(
+            run, stage, batch=stage.batch, num_patches=k, patch_values=values
+        )
+    return round(found)
 
 
 def changes(run, stage, mesh):
@@ -138,7 +152,11 @@ def changes(run, stage, mesh):
         found.append({'model.dtype': 'bfloat16'})
     if not stage.micro_batch:
         found += [{f'{path}batch': b} for b in smaller(stage.batch, mesh)]
-    if stage.frames > 1 and stage.mask_rate < 0.75:
+    if len(masking.phases(stage)) > 1:  # one rate, that of the beginning
+        found.append({f'{path}mask_schedule': '', f'{path}unmasked_tail': 0.0})
+    if stage.token_budget:
+        found.append({f'{path}token_budget': stage.token_budget // 2})
+    elif stage.frames > 1 and stage.mask_rate < 0.75:
         found.append({f'{path}mask_rate': 0.75})
     last = 4
     if run.model.video.depth > last and not 0 < stage.last_layers <= last:

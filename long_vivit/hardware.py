@@ -1,9 +1,10 @@
 """Whether a configuration fits the devices there are, checked before anything is built."""
 
+from dataclasses import replace
+
 import jax
 
-from long_vivit import axes, sharding
-from long_vivit.inputs.patches import num_kept
+from long_vivit import axes, masking, sharding
 from long_vivit.recipe import eval_view, split_of, view
 
 
@@ -72,21 +73,23 @@ def stage_faults(run, stage, mesh):
                 f'stages.{stage.name}.{field}: {size} does not split over {names}; it must be a '
                 f'multiple of {parts}'
             )
-    yield from view_faults(f'stages.{stage.name}.mask_rate', view(run, stage), mesh)
-    if stage.image_ratio:
-        looks = view(run, stage, image=True)
-        yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
+    for rate in masking.shares(stage):
+        looks = replace(view(run, stage), mask_rate=rate)
+        yield from view_faults(f'stages.{stage.name}.mask_rate', looks, mesh)
+        if stage.image_ratio:
+            looks = replace(view(run, stage, image=True), mask_rate=rate)
+            yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
     if stage.eval:
         yield from view_faults(f'stages.{stage.name}.eval', eval_view(run, stage), mesh)
 
 
 def view_faults(field, looks, mesh):
     """A line if the patches that a View shows do not split over the mesh."""
-    k, seq = num_kept(looks.mask_kind, looks.grid, looks.mask_rate), mesh.shape[axes.SEQ]
-    if k % seq:
+    seq = mesh.shape[axes.SEQ]
+    for k in {k for k, _ in looks.shapes if k % seq}:
         yield (
             f'{field}: {k} patches of {looks.frames} frames do not split over seq={seq} of the '
-            'mesh; change frames, pixels, mask_rate or seq'
+            'mesh; change frames, pixels, mask_rate, token_budget or seq'
         )
 
 

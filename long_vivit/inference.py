@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from long_vivit import config, recipe, start, tuning, weights
-from long_vivit.inputs import patches, pixels, samplers, video
-from long_vivit.inputs.pipeline import View
+from long_vivit.inputs import pixels, samplers, video
+from long_vivit.inputs.looks import View, show
+from long_vivit.inputs.pipeline import stack
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.models import lora
 from long_vivit.models.dual import DualEncoder
@@ -35,7 +36,8 @@ class Loaded:
         frames: uint8 [num_frames, height, width, 3] RGB in order, or [b, ...] of them, or the path
           of a video file (or a list of paths). Frames are cropped to the centre square and scaled;
           where there are more or fewer than the model's, those at the middle of equal parts are
-          taken (frames are then repeated where there are fewer).
+          taken (frames are then repeated where there are fewer). With stage.token_budget they are
+          taken as they are, stage.fps to a second, up to stage.frames.
 
         Raises:
           ValueError: frames of another shape or dtype. VideoError: a file cannot be read.
@@ -45,7 +47,7 @@ class Loaded:
         if isinstance(frames, list | tuple) and not frames:
             return np.zeros((0, self.run.model.embed), np.float32)
         if isinstance(frames, list | tuple) and all(isinstance(f, str | Path) for f in frames):
-            return self._encode(np.stack([self.read(file) for file in frames]))
+            return self._encode([self.read(file) for file in frames])
         frames = np.asarray(frames)
         if frames.dtype != np.uint8 or frames.ndim not in (4, 5) or frames.shape[-1] != 3:
             raise ValueError(
@@ -54,8 +56,7 @@ class Loaded:
             )
         if frames.ndim == 4:
             return self.encode_video(frames[None])[0]
-        picked = samplers.mid_indices(frames.shape[1], self.view.frames)
-        side = self.view.pixels
+        side, picked = self.view.pixels, self._picked(frames.shape[1])
         shown = np.stack([[pixels.shrink(f, side) for f in clip[picked]] for clip in frames])
         return self._encode(shown)
 
@@ -70,23 +71,35 @@ class Loaded:
         return np.asarray(encode_tokens(self.model, tokens.ids, tokens.lengths))
 
     def read(self, file, start_s=None, end_s=None):
-        """The frames that the model looks at in a file: uint8 [frames, pixels, pixels, 3].
+        """The frames that the model looks at in a file: uint8 [frames, pixels, pixels, 3]; with
+        stage.token_budget fewer, where it is shorter.
 
         start_s, end_s: the part of the video in seconds; None is its start or end.
         """
         sampler = samplers.SAMPLERS[self.view.sampler]
+
+        def times(start_s, end_s):
+            num, end_s = self.view.seen(start_s, end_s)
+            return sampler(start_s, end_s, num, fps=self.view.fps)
+
         return video.read_frames(
-            file,
-            lambda start, end: sampler(start, end, self.view.frames, fps=self.view.fps),
-            pixels=self.view.pixels, start=start_s, end=end_s,
+            file, times, pixels=self.view.pixels, start=start_s, end=end_s,
             time_limit_s=self.view.time_limit_s, max_missing=self.view.max_missing,
         ).frames  # fmt: skip
 
+    def _picked(self, num_frames):
+        """Which of so many frames the model looks at: int [n]."""
+        view = self.view
+        if not view.token_budget:
+            return samplers.mid_indices(num_frames, view.frames)
+        seen, _ = view.seen(0, num_frames / view.fps)
+        return samplers.mid_indices(min(num_frames, seen), seen)
+
     def _encode(self, clips):
-        where = patches.choose(self.view.mask_kind, self.view.grid, 0.0, None)
-        cut = [patches.patchify(f, where, self.view.tubelet, self.view.patch) for f in clips]
-        rows = np.broadcast_to(where, (len(cut), *where.shape))
-        return np.asarray(encode_patches(self.model, np.stack(cut), rows))
+        # With a budget, patches are drawn: the same ones of every clip that is as long.
+        each = [show(frames, self.view, np.random.default_rng(0)) for frames in clips]
+        batch = stack([{'patches': shown, 'where': where} for shown, where in each])
+        return np.asarray(encode_patches(self.model, **batch))
 
 
 def load(workdir, stage='', which='', **look):

@@ -16,7 +16,7 @@ from long_vivit.axes import FSDP, TENSOR
 from long_vivit.names import names
 
 TABLE = (
-    (r'(image|tubelet)_embed/kernel', (None, 'width')),
+    (r'((image|tubelet)_embed|tubes/\w+)/kernel', (None, 'width')),
     (r'text/embed', ('vocab', None)),  # a split width would be gathered at every look-up
     (r'positions(/\w+)?', ()),
     (r'attention/qkv', ('width', None, 'heads', None)),
@@ -33,7 +33,10 @@ TABLE = (
     (r'down/lora/a', ('mlp', None)),
     (r'(out_lora|down/lora)/b', ()),
     (r'adapter/(narrow|widen)/(kernel|bias)', ()),
-    (r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
+    (
+        r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed|tubes/\w+)/bias)',
+        (),
+    ),
     (r'(log_scale|logit_bias|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}
@@ -105,8 +108,11 @@ def like(shapes, layout):
 
 def batch(shapes, mesh):
     """A batch {name: ShapeDtypeStruct [b, ...]} as `sharding.place` lays it on the mesh."""
-    lies = {name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS) for name in shapes}
-    return like(shapes, lies)
+    found = {}
+    for name, shape in shapes.items():
+        lies = sharding.over_batch(mesh, tokens=name in sharding.TOKENS)
+        found[name] = like(shape, jax.tree.map(lambda _, lies=lies: lies, shape))
+    return found
 
 
 def spread(tree, layout):

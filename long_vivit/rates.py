@@ -22,7 +22,7 @@ from long_vivit.names import flatten
 PLACES = (
     (r'\w+/trunk/blocks/.*', 'block'),
     (r'\w+/(trunk/norm|map|head)/.*', 'top'),
-    (r'video/(image_embed|tubelet_embed|positions|cls|norm_input)(/.*)?', 'below'),
+    (r'video/(image_embed|tubelet_embed|tubes|positions|cls|norm_input)(/.*)?', 'below'),
     (r'text/(embed|positions)(/.*)?', 'below'),
 )
 TOWERS = ('video', 'text')

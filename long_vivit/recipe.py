@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from long_vivit import flops, long_text, optim, stage_loss, tuning
-from long_vivit.inputs.patches import num_kept
+from long_vivit import flops, long_text, masking, optim, stage_loss, tuning
+from long_vivit.inputs import tubes
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
 from long_vivit.models.attention import resolve
@@ -35,12 +35,16 @@ TEXT_CHOICES = (*CHOICES, 'head_bias', 'positions')
 
 def view(run, stage, *, image=False):
     """How `stage` looks at its examples when training; `image`: at the images it mixes in."""
-    frames = 1 if image else stage.frames
+    frames, own = 1 if image else stage.frames, vars(stage)  # of runs before some fields are new
+    videos = {} if frames == 1 else {
+        'token_budget': own.get('token_budget', 0),
+        'tubes': tubes.parse(own.get('tubes', '')),
+    }  # fmt: skip
     return View(
         frames=frames,
         pixels=stage.pixels,
-        patch=run.model.video.patch,
-        tubelet=1 if frames == 1 else run.model.video.tubelet,
+        patch=own.get('patch') or run.model.video.patch,
+        tubelet=1 if frames == 1 else own.get('tubelet') or run.model.video.tubelet,
         sampler=stage.sampler,
         fps=stage.fps,
         mask_kind=stage.mask_kind,
@@ -52,6 +56,8 @@ def view(run, stage, *, image=False):
         short_text=getattr(stage, 'short_text', ''),  # not there in runs of before
         short_length=getattr(stage, 'short_length', 0),
         sentences=getattr(stage, 'sentences', 'all'),
+        motion_uniform=own.get('motion_uniform', 0.0),
+        **videos,
     )
 
 
@@ -81,6 +87,8 @@ def model(run, stage, vocab, key):
             'grid': looks.grid,
             'patch': looks.patch,
             'tubelet': looks.tubelet,
+            'tubes': tuple(tube.kernel for tube in looks.tubes),
+            'padded': looks.token_budget > 0,
             'width': video.width,
             'depth': video.depth,
             'heads': video.heads,
@@ -204,13 +212,17 @@ def training(run, stage, vocab):
     return init, step
 
 
-def batch_like(run, stage):
-    """The arrays of a global training batch of the stage's videos: dict of ShapeDtypeStruct."""
-    looks, b = view(run, stage), stage.batch
-    k = num_kept(looks.mask_kind, looks.grid, looks.mask_rate)
+def batch_like(run, stage, rate=None):
+    """The arrays of a global training batch of the stage's videos: dict of ShapeDtypeStruct.
+
+    rate: the masking rate; None: the lowest of the stage, whose batches are the largest.
+    """
+    rate = min(masking.shares(stage)) if rate is None else rate
+    looks, b = replace(view(run, stage), mask_rate=rate), stage.batch
+    k = sum(k for k, _ in looks.shapes)
+    each = tuple(jax.ShapeDtypeStruct((b, *shape), jnp.uint8) for shape in looks.shapes)
     shapes = {
-        'patches': ((b, k, looks.tubelet * looks.patch**2 * 3), jnp.uint8),
-        'where': ((b, k, 3), jnp.int32),
+        'where': ((b, k, 3), jnp.float32 if looks.tubes else jnp.int32),
         'tokens': ((b, stage.text_length), jnp.int32),
         'lengths': ((b,), jnp.int32),
         'ok': ((b,), jnp.bool_),
@@ -222,7 +234,8 @@ def batch_like(run, stage):
             'short_lengths': ((b,), jnp.int32),
             'short_key': ((b,), jnp.int32),
         }
-    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    arrays = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    return {'patches': each if looks.tubes else each[0]} | arrays
 
 
 def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):

@@ -8,6 +8,7 @@ import numpy as np
 
 from long_vivit import hosts, layout, sharding
 from long_vivit.bootstrap import recall_interval
+from long_vivit.inputs.looks import in_words
 from long_vivit.inputs.pipeline import Clips, read_ahead
 from long_vivit.metrics import both_ways, twin_accuracy
 from long_vivit.models import in_place
@@ -53,9 +54,10 @@ def embed_videos(model, clips, *, threads=1, mesh=None):
     ahead = read_ahead(replace(clips, rows=rows), threads=threads)
     for first, batch in zip(range(0, total, clips.batch), ahead, strict=True):
         each = [
-            {'patches': shown, 'where': batch['where']}
-            for shown in np.moveaxis(batch['patches'], 1, 0)
-        ]
+            {'patches': jax.tree.map(lambda x, o=o: x[:, o], batch['patches']),
+             'where': batch['where']}
+            for o in range(len(clips.frame_orders))
+        ]  # fmt: skip
         with jax.set_mesh(mesh):
             z = [encode_patches(model, **sharding.place(mesh, one, full)) for one in each]
         found.append(np.stack(z)[:, : min(clips.batch, total - first)])
@@ -180,6 +182,7 @@ def _protocol(source, view, texts, num_cut, broken):
         'pixels': view.pixels,
         'crop': 'centre',
         'patches_kept': 1 - view.mask_rate,
+        **seen_as(view),
         'text': view.text,
         'text_length': view.text_length,
         'cut_texts': num_cut,
@@ -187,6 +190,13 @@ def _protocol(source, view, texts, num_cut, broken):
         'equal_captions': 'not merged',
         'dual_softmax': False,
     }
+
+
+def seen_as(view):
+    """What a protocol must say of the patches where they are not all of a grid of tubelets."""
+    if view.token_budget:  # the draw goes by the video's number: it is the same each time
+        return {'patches_kept': f'drawn once for each video: {in_words(view)}', 'fps': view.fps}
+    return {'patches_kept': in_words(view)} if view.tubes else {}
 
 
 def broken_message(source, broken, limit=20):

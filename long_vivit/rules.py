@@ -6,7 +6,7 @@ configs/base.py states the same beside each field, for people.
 import os
 from collections.abc import Iterator
 
-from long_vivit import axes, loss_rules, tuning_rules, weights
+from long_vivit import axes, input_rules, loss_rules, tuning_rules, weights
 from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
 from long_vivit.inputs import patches, samplers, short_text, sources
 from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
@@ -53,8 +53,13 @@ STAGE_RULES = {
     'sampler': one_of(*samplers.SAMPLERS),
     'eval_sampler': one_of(*(name for name in samplers.SAMPLERS if name not in DRAWING)),
     'fps': positive,
-    'mask_kind': one_of('random', 'slice', 'tube', 'frame'),
+    'patch': at_least(0),
+    'tubelet': at_least(0),
+    'token_budget': at_least(0),
+    'mask_kind': one_of(*patches.KINDS, patches.MOTION),
+    'motion_uniform': Rule(lambda x: 0 <= x <= 1, 'from 0 to 1'),
     'mask_rate': Rule(lambda x: 0 <= x <= patches.MAX_RATE, f'from 0 to {patches.MAX_RATE}'),
+    'unmasked_tail': share,
     'text': one_of('caption', 'long_caption', 'any'),
     'text_length': at_least(3),
     'text_buckets': Rule(
@@ -183,37 +188,7 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
             'place of every text; set it to ().'
         )
     yield from loss_rules.stage_faults(config, name)
-    yield from token_faults(stage, video, path, bad)
-
-
-def token_faults(stage: dict, video: dict, path: str, bad: set[str]) -> Iterator[str]:
-    """Frames and pixels that do not divide, and masks that leave nothing."""
-    sides = not bad & {f'{path}pixels', 'model.video.patch'}
-    times = not bad & {f'{path}frames', 'model.video.tubelet'}
-    if sides and stage['pixels'] % video['patch']:
-        sides = False
-        yield (
-            f'{path}pixels: {stage["pixels"]} is not divisible by '
-            f'model.video.patch = {video["patch"]}.'
-        )
-    if times and stage['frames'] > 1 and stage['frames'] % video['tubelet']:
-        times = False
-        yield (
-            f'{path}frames: {stage["frames"]} is not divisible by '
-            f'model.video.tubelet = {video["tubelet"]}; use 1 for images.'
-        )
-    if not (sides and times) or bad & {f'{path}mask_rate', f'{path}mask_kind'}:
-        return
-    slices = max(1, stage['frames'] // video['tubelet'])
-    places = (stage['pixels'] // video['patch']) ** 2
-    units = {'random': slices * places, 'slice': places, 'tube': places, 'frame': slices}
-    count = units[stage['mask_kind']]
-    if count * (1 - stage['mask_rate']) < 1 - 1e-9:
-        what = 'slices' if stage['mask_kind'] == 'frame' else 'patches'
-        yield (
-            f'{path}mask_rate: {stage["mask_rate"]} of {count} {what} leaves less than one; '
-            f'it must be at most {1 - 1 / count:.4g} with mask_kind {stage["mask_kind"]!r}.'
-        )
+    yield from input_rules.faults(stage, video, path, bad)
 
 
 def data_faults(config: dict, name: str) -> Iterator[str]:

@@ -131,8 +131,8 @@ def rows_here(mesh, b):
 def place(mesh, batch, b):
     """This process's arrays -> global arrays [b, ...], split over the mesh.
 
-    batch: {name: array [local b, ...]} of the rows `rows_here(mesh, b)`; patches and where are
-      split by their tokens too.
+    batch: {name: array [local b, ...], or a tuple of them} of the rows `rows_here(mesh, b)`;
+      patches and where are split by their tokens too.
     """
     rows = rows_here(mesh, b)
 
@@ -149,4 +149,6 @@ def place(mesh, batch, b):
 
         return jax.make_array_from_callback((b, *x.shape[1:]), layout, cut)
 
-    return {name: one(name, x) for name, x in batch.items()}
+    return {
+        name: jax.tree.map(lambda leaf, name=name: one(name, leaf), x) for name, x in batch.items()
+    }

@@ -7,12 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from long_vivit import chips, hosts, layout, long_text, recipe, retrieval, sharding, trained, tuning
+from long_vivit import (
+    chips,
+    hosts,
+    layout,
+    long_text,
+    masking,
+    recipe,
+    retrieval,
+    sharding,
+    trained,
+    tuning,
+)
 from long_vivit.checkpoints import Checkpoints
-from long_vivit.compiling import Ahead, compiler_options
+from long_vivit.compiling import compiler_options
+from long_vivit.inputs.looks import patches_of
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
+from long_vivit.programs import Programs
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
 from long_vivit.stop import Stopped
@@ -59,7 +72,7 @@ def teach(stage, tools, sources, start):
         step_function, donate_argnums=0, compiler_options=compiler_options(),
         out_shardings=(lies, sharding.everywhere(mesh)),
     )  # fmt: skip
-    step, like = Ahead(step), layout.like(shapes, lies)
+    step, like = Programs(step), layout.like(shapes, lies)
     folder = tools.workdir.checkpoints(stage.name)
     with jax.set_mesh(mesh), Checkpoints(folder, keep=run.checkpoint.keep) as saved:
         step.prepare(like, layout.batch(recipe.batch_like(run, stage), mesh))
@@ -124,6 +137,7 @@ class Loop:
             images=images and recipe.examples(run, stage, images, tools.tokenizer, image=True),
             image_ratio=stage.image_ratio,
             rows=sharding.rows_here(tools.mesh, stage.batch),
+            rates=masking.phases(stage),
         )
 
     def go(self, state, at):
@@ -145,8 +159,10 @@ class Loop:
                 if first:
                     tools.start_up.mark('data')
                 arrays = {key: batch[key] for key in batch if key not in HOST_ONLY}
+                arrays = sharding.place(tools.mesh, arrays, stage.batch)
+                self.prepare(state, arrays, batch['source'][0])
                 with tools.profile.step(stage.name, step, self.running):
-                    state, watch = self.step(state, sharding.place(tools.mesh, arrays, stage.batch))
+                    state, watch = self.step(state, arrays)
                 self.meter.at_work(watcher.submit(end_of, watch))
                 # One step runs while the next batch is fetched, no more: a line is one step late.
                 self.end_running()
@@ -168,18 +184,28 @@ class Loop:
             run.eval.every and step % run.eval.every == 0
         )
 
+    def prepare(self, state, arrays, source):
+        """Compiles the step for batches of a new shape; that is told, and no time of training."""
+        if self.step.knows(state, arrays):
+            return
+        self.end_running()
+        with self.meter.pause():
+            seconds = self.step.prepare(state, arrays)
+        k = arrays['where'].shape[1]
+        self.bar.note(f'{self.stage.name}: {source} of {k} patches: compiled in {seconds:.1f} s')
+
     def note(self, step, batch, watch):
         """Remember a step until its line is written; broken videos go to their ledger at once."""
         for id, error in zip(batch['id'], batch['error'], strict=True):
             if error is not None and hosts.first():
                 self.tools.broken.add(self.stage.name, step, id, error.reason, error.detail)
-        b, (k, values) = self.stage.batch, batch['patches'].shape[1:]
+        b, (k, values) = self.stage.batch, patches_of(batch)
         self.window.add(step, batch, watch, b)
         flops = recipe.step_flops(
             self.tools.run, self.stage, batch=b, num_patches=k, patch_values=values,
             text_tokens=long_text.tokens_read(self.stage, batch['lengths']),
         )  # fmt: skip
-        self.running = watch, (b, b * k, flops)
+        self.running = watch, (b, round(b * k), flops)
 
     def end_running(self, first=False):
         """Wait for the step that the device is at, count it, write the line that it completes."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from long_vivit import config, long_text, newcomers, recipe, weights
+from long_vivit import config, long_text, newcomers, recipe, recut, weights
 from long_vivit.checkpoints import read_flat
 from long_vivit.compiling import HASTY
 from long_vivit.inputs.text import Tokenizer
@@ -65,11 +65,13 @@ def shaped(run, stage, flat, vocab, drop=()):
 def fitted(run, flat, like, drop=()):
     """`warm_start` as model.text has it: how positions are stretched, or that there is no table."""
     keep = long_text.stretch_keep(run)
+    flat, recut_lines = recut.stems(flat, like)
     if 'text/positions' in like or 'text/positions' not in flat:
-        return warm_start(flat, like, drop=drop, keep=keep)
+        adapted = warm_start(flat, like, drop=drop, keep=keep)
+        return adapted._replace(lines=[*recut_lines, *adapted.lines])
     adapted = warm_start(flat, like, drop=[*drop, 'text/positions'])
     why = 'model.text.positions is rotary: where words stood is to be learnt anew'
-    return adapted._replace(lines=[why, *adapted.lines])
+    return adapted._replace(lines=[*recut_lines, why, *adapted.lines])
 
 
 def taught_on_images(flat):

@@ -21,6 +21,7 @@ from long_vivit import (
     hardware,
     hosts,
     long_text,
+    masking,
     recipe,
     retrieval,
     stage_loss,
@@ -29,6 +30,7 @@ from long_vivit import (
 )
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs import opening
+from long_vivit.inputs.looks import in_words
 from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.perf import StartUp, keep_freed_memory
@@ -135,7 +137,9 @@ def teach_and_score(stage, tools, sources):
             words(tools.run, stage)
             for words in (stage_loss.in_words, stage_loss.warning, long_text.in_words)
         ]
-    for line in filter(None, lines):
+    for line in filter(
+        None, [*lines, masking.in_words(stage), in_words(recipe.view(tools.run, stage))]
+    ):
         say(f'{stage.name}: {line}')
     model, cost = teach(stage, tools, sources, lambda: begin(stage, tools))
     heed_signals(stage, tools)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from long_vivit.inputs import pipeline, samplers, video
+from long_vivit.inputs import patches, pipeline, samplers, video
 from long_vivit.inputs.patches import frames_needed, num_kept, patchify
 from long_vivit.inputs.pipeline import Batches, Clips, Examples, Order, View, read_ahead
 from long_vivit.inputs.sources import Example, open_source
@@ -306,7 +306,7 @@ def test_faults_of_ours_are_not_taken_for_broken_videos(make, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError('ours')
 
-    monkeypatch.setattr(pipeline.video, 'read_frames', fail)
+    monkeypatch.setattr(video, 'read_frames', fail)
     with pytest.raises(RuntimeError, match='ours'):
         make()[0]
 
@@ -326,7 +326,7 @@ def test_patches_are_those_of_the_whole_film(short, kind):
     (shown,), where, error = pipeline.load_video(short[4], view, np.random.default_rng(5))
     assert error is None
     rng = np.random.default_rng(5)
-    pipeline.patches.choose(kind, view.grid, view.mask_rate, rng)  # the draws before the times
+    patches.choose(kind, view.grid, view.mask_rate, rng)  # the draws before the times
     frames = all_frames(short[4], view, lambda a, b: samplers.rand_seg(a, b, 8, rng=rng))
     np.testing.assert_array_equal(shown, patchify(frames, where, 2, 8))
 
@@ -343,7 +343,7 @@ def test_slices_that_no_patch_needs_are_not_decoded(short, monkeypatch, kind, nu
 
         return read(file, chosen, **options)
 
-    monkeypatch.setattr(pipeline.video, 'read_frames', counting)
+    monkeypatch.setattr(video, 'read_frames', counting)
     view = dataclasses.replace(VIEW, mask_kind=kind, mask_rate=0.75, sampler='mid')
     _, where, _ = pipeline.load_video(short[0], view, np.random.default_rng(0))
     assert [len(times) for times in asked] == [num_decoded]
@@ -489,9 +489,9 @@ def test_one_frame_clips_show_the_middle_frame_at_all_times(short):
 
 def test_one_decoding_serves_all_orders(short, monkeypatch):
     reads = []
-    read_frames = pipeline.video.read_frames
+    read_frames = video.read_frames
     monkeypatch.setattr(
-        pipeline.video, 'read_frames', lambda *a, **k: reads.append(1) or read_frames(*a, **k)
+        video, 'read_frames', lambda *a, **k: reads.append(1) or read_frames(*a, **k)
     )
     together = Clips(short, SCORING, 4, pipeline.FRAME_ORDERS)[0]
     assert len(reads) == 4
@@ -506,7 +506,7 @@ def test_a_masked_view_may_be_shuffled_too(short):
     (shown,), where, _ = pipeline.load_video(short[0], view, np.random.default_rng(3), ['shuffled'])
     frames = all_frames(short[0], view, lambda a, b: samplers.mid(a, b, 8))
     rng = np.random.default_rng(3)
-    pipeline.patches.choose('frame', view.grid, 0.75, rng)
+    patches.choose('frame', view.grid, 0.75, rng)
     np.testing.assert_array_equal(shown, patchify(frames[rng.permutation(8)], where, 2, 8))
 
 

@@ -17,7 +17,7 @@ MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data', 'plan', 'interpolate', 'export'}
 COMMANDS |= {'train_tokenizer'}  # and all else that runs as __main__
 PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding', 'axes'}
-PURE |= {'adam', 'grad_cache', 'flops', 'chips', 'rates', 'trained', 'tuning'}
+PURE |= {'adam', 'grad_cache', 'flops', 'chips', 'rates', 'recut', 'trained', 'tuning'}
 ONLY = {  # library -> the modules that may import it
     'orbax': {'long_vivit.checkpoints'},
     'grain': {'long_vivit.inputs.pipeline'},
@@ -33,6 +33,9 @@ NEVER = {  # module -> libraries and modules that it may not import
     'long_vivit.weights': {'jax', 'flax', 'optax', 'configs', 'long_vivit.config'},
     'long_vivit.inputs.patches': {'jax', 'flax'},
     'long_vivit.inputs.samplers': {'jax', 'flax'},
+    'long_vivit.inputs.motion': {'jax', 'flax'},
+    'long_vivit.inputs.tubes': {'jax', 'flax'},
+    'long_vivit.inputs.looks': {'jax', 'flax'},
     'long_vivit.inputs.sources': {'jax', 'flax'},
     'long_vivit.inputs': {'optax', 'long_vivit.models', 'long_vivit.config', 'configs'},
     'long_vivit.metrics': {'jax', 'flax'},

@@ -7,19 +7,20 @@ on the bus, and attention needs no mask. The number kept is the same for every e
 import numpy as np
 from einops import rearrange
 
-KINDS = ('random', 'slice', 'tube', 'frame')
+KINDS = ('random', 'slice', 'tube', 'frame')  # that go by the places alone
+MOTION = 'motion'  # goes by what the frames show, see motion.py; it keeps as many as 'random'
 MAX_RATE = 0.95
 
 
 def num_kept(kind, grid, rate):
     """How many patches of a (t, h, w) grid are kept at masking rate `rate`, at least one."""
     t, places = grid[0], grid[1] * grid[2]
-    if kind not in KINDS:
-        raise ValueError(f'mask_kind is {kind!r}; it must be one of {", ".join(KINDS)}')
+    if kind not in (*KINDS, MOTION):
+        raise ValueError(f'mask_kind is {kind!r}; it must be one of {", ".join((*KINDS, MOTION))}')
     if not 0 <= rate <= MAX_RATE:
         raise ValueError(f'mask_rate is {rate}; it must be from 0 to {MAX_RATE}')
     keep = 1 - rate
-    if kind == 'random':
+    if kind in ('random', MOTION):
         return max(1, round(keep * t * places))
     if kind == 'frame':
         return max(1, round(keep * t)) * places
@@ -41,17 +42,25 @@ def choose(kind, grid, rate, rng):
     if kept == t * places:
         flat = np.arange(kept)
     elif kind == 'random':
-        flat = rng.permutation(t * places)[:kept]
+        return draw(grid, kept, rng)
     elif kind == 'slice':
         order = np.argsort(rng.random((t, places)), axis=1)[:, : kept // t]
         flat = (np.arange(t)[:, None] * places + order).ravel()
     elif kind == 'tube':
         order = rng.permutation(places)[: kept // t]
         flat = (np.arange(t)[:, None] * places + order).ravel()
+    elif kind == MOTION:
+        raise ValueError('mask_kind motion goes by the frames: see motion.choose')
     else:
         order = rng.permutation(t)[: kept // places]
         flat = (order[:, None] * places + np.arange(places)).ravel()
     return np.stack(np.unravel_index(np.sort(flat), grid), -1).astype(np.int32)
+
+
+def draw(grid, k, rng):
+    """k different patches of a (t, h, w) grid, each as likely: int32 [k, 3], in order."""
+    flat = np.sort(rng.permutation(int(np.prod(grid)))[:k])
+    return np.stack(np.unravel_index(flat, grid), -1).astype(np.int32)
 
 
 def frames_needed(where, tubelet):

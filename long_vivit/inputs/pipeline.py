@@ -13,45 +13,11 @@ from functools import lru_cache
 import grain
 import numpy as np
 
-from long_vivit.inputs import patches, samplers, sentences, short_text, video
+from long_vivit.inputs import sentences, short_text
+from long_vivit.inputs.looks import FRAME_ORDERS, View, blank, load_video
 from long_vivit.inputs.text import text_key
 
-FRAME_ORDERS = ('ordered', 'shuffled', 'one_frame')
-
-
-@dataclass(frozen=True)
-class View:
-    """How a stage looks at an example: which frames, which patches, which text.
-
-    Units: pixels, frames, seconds, tokens, as in configs/base.py, which explains each field.
-    `tubelet` is 1 for images.
-    """
-
-    frames: int
-    pixels: int
-    patch: int
-    tubelet: int
-    sampler: str
-    fps: float
-    mask_kind: str
-    mask_rate: float
-    text: str
-    text_length: int
-    time_limit_s: float = 20.0
-    max_missing: float = 0.1
-    short_text: str = ''
-    short_length: int = 0
-    sentences: str = 'all'
-
-    @property
-    def grid(self):
-        """(t, h, w) in tubelets, patch rows and patch columns."""
-        side = self.pixels // self.patch
-        return self.frames // self.tubelet, side, side
-
-    def evaluation(self, sampler):
-        """The same view of all patches and sentences, with a sampler that does not draw."""
-        return replace(self, sampler=sampler, mask_rate=0.0, sentences='all')
+__all__ = ['FRAME_ORDERS', 'View']
 
 
 class Order:
@@ -101,66 +67,6 @@ def read_text(example, view, rng):
     return sentences.sample(text, rng) if is_long and view.sentences == 'sample' else text
 
 
-def load_video(example, view, rng, frame_orders=('ordered',)):
-    """Decode, once, and cut what the view shows of an example, in each of `frame_orders`.
-
-    Returns:
-      patches uint8 [o, k, r*p*q*c], where int32 [k, 3], and the VideoError that made the patches
-      zeros, or None.
-    """
-    where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
-    needed = np.arange(view.frames)  # of another order, any may come to stand in a slice shown
-    if tuple(frame_orders) == ('ordered',):
-        needed = patches.frames_needed(where, view.tubelet)
-    frames, error = load_frames(example, view, needed, rng)
-    shown = [
-        patches.patchify(reorder(frames, order, rng), where, view.tubelet, view.patch)
-        for order in frame_orders
-    ]
-    return np.stack(shown), where, error
-
-
-def load_frames(example, view, needed, rng):
-    """Decode what the view shows of an example, but only the frames `needed` (rising indices).
-
-    Returns:
-      frames uint8 [frames, pixels, pixels, 3], zeros where not needed, and the VideoError that
-      made all of them zeros, or None.
-    """
-
-    def times(start_s, end_s):
-        sampler = samplers.SAMPLERS[view.sampler]
-        return sampler(start_s, end_s, view.frames, rng=rng, fps=view.fps)[needed]
-
-    size = view.pixels, view.pixels, 3
-    try:
-        shown = video.read_frames(
-            example.video, times, pixels=view.pixels, start=example.start_s, end=example.end_s,
-            time_limit_s=view.time_limit_s, max_missing=view.max_missing, name=example.id,
-        ).frames  # fmt: skip
-    except video.VideoError as error:
-        # Without its traceback, which would hold the whole file.
-        return np.zeros((view.frames, *size), np.uint8), error.with_traceback(None)
-    if len(needed) == view.frames:
-        return shown, None
-    frames = np.zeros((view.frames, *size), np.uint8)
-    frames[needed] = shown
-    return frames, None
-
-
-def reorder(frames, frame_order, rng):
-    """frames [n, ...] in one of FRAME_ORDERS, to see what time is worth.
-
-    'shuffled' shows the same frames in a random order, 'one_frame' the middle frame at all times.
-    """
-    assert frame_order in FRAME_ORDERS, frame_order
-    if frame_order == 'shuffled':
-        return frames[rng.permutation(len(frames))]
-    if frame_order == 'one_frame':
-        return np.broadcast_to(frames[len(frames) // 2], frames.shape)
-    return frames
-
-
 @dataclass(frozen=True)
 class Examples:
     """Training examples by their place in the global stream: dicts of arrays without a batch dim.
@@ -174,15 +80,19 @@ class Examples:
     tokenizer: object
     seed: tuple  # of integers
 
+    def masked(self, rate):
+        """The same examples at another masking rate."""
+        return replace(self, view=replace(self.view, mask_rate=rate))
+
     def __getitem__(self, place):
         index = self.order[place]
         rng = np.random.default_rng([*self.seed, 1, place])
         example = self.source[index]
-        (shown,), where, error = load_video(example, self.view, rng)
+        shown, where, error = load_video(example, self.view, rng)
         text = read_text(example, self.view, rng)
         tokens = self.tokenizer.encode([text], self.view.text_length)
         return {
-            'patches': shown,
+            'patches': in_order(shown, 0),
             'where': where,
             'tokens': tokens.ids[0],
             'lengths': tokens.lengths[0],
@@ -202,18 +112,32 @@ HOST_ONLY = ('index', 'cut', 'short_cut', 'id', 'error', 'source')
 
 
 def stack(examples):
-    """List of example dicts -> one dict of arrays [b, ...]; id, error and source become lists."""
-    return {
-        key: [e[key] for e in examples]
-        if key in ('id', 'error', 'source')
-        else np.stack([e[key] for e in examples])
-        for key in examples[0]
-    }
+    """List of example dicts -> one dict of arrays [b, ...]; id, error and source become lists.
+
+    The patches of several kernels, a tuple of arrays, become a tuple.
+    """
+
+    def one(key, values):
+        if key in ('id', 'error', 'source'):
+            return values
+        if isinstance(values[0], tuple):
+            return tuple(map(np.stack, zip(*values, strict=True)))
+        return np.stack(values)
+
+    return {key: one(key, [e[key] for e in examples]) for key in examples[0]}
+
+
+def in_order(shown, o):
+    """The patches of one frame order of what `load_video` shows."""
+    return tuple(x[o] for x in shown) if isinstance(shown, tuple) else shown[o]
 
 
 @dataclass(frozen=True)
 class Batches:
     """`batches[s]`: the `rows` of the global batch of step s, in the order of `rows`.
+
+    rates: (steps before it, masking rate) in order, the first with 0; it stands until the next one.
+    None: that of the views.
 
     With `images`, a share `image_ratio` of the steps takes an image batch instead of a video one,
     evenly spread; each stream goes on where it stopped.
@@ -225,6 +149,7 @@ class Batches:
     images: Examples | None = None
     image_ratio: float = 0.0
     rows: Sequence[int] | None = None  # of the global batch, that this host needs; None: all
+    rates: Sequence[tuple[int, float]] | None = None
 
     def __len__(self):
         return self.steps
@@ -238,6 +163,8 @@ class Batches:
         is_image = self.num_images_before(step + 1) > count
         examples = self.images if is_image else self.videos
         first = (count if is_image else step - count) * self.batch
+        if self.rates is not None:
+            examples = examples.masked([rate for begin, rate in self.rates if begin <= step][-1])
         rows = range(self.batch) if self.rows is None else self.rows
         return stack([examples[first + int(row)] for row in rows])
 
@@ -274,10 +201,8 @@ class Clips:
         return {'patches': shown, 'where': where, 'id': example.id, 'error': error}
 
     def _blank(self):
-        view, rng = self.view, np.random.default_rng(0)
-        where = patches.choose(view.mask_kind, view.grid, view.mask_rate, rng)
-        shape = len(self.frame_orders), len(where), view.tubelet * view.patch**2 * 3
-        return {'patches': np.zeros(shape, np.uint8), 'where': where, 'id': '', 'error': None}
+        shown, where = blank(self.view, len(self.frame_orders))
+        return {'patches': shown, 'where': where, 'id': '', 'error': None}
 
 
 def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:

@@ -19,10 +19,12 @@ def encode(encoder, patches, where):
     """`encoder(patches, where)`: the same numbers, in less memory, and no gradient.
 
     A video that is no longer than a part, or whose tokens are split over the mesh axis `seq` (then
-    a device has its share only), goes through the encoder as it is.
+    a device has its share only), goes through the encoder as it is; and so do tubes and budgets,
+    whose point is that there are few patches.
     """
     b, n = where.shape[:2]
-    if n <= parts.TOKENS or axis_size(SEQ) > 1:
+    plain = encoder.tubes is None and not encoder.padded
+    if n <= parts.TOKENS or axis_size(SEQ) > 1 or not plain:
         return encoder(patches, where)
     num_parts = parts.num_batch_parts(b, n)  # a video of each device at once
     if num_parts == 1:

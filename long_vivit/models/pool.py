@@ -37,12 +37,17 @@ class MapPool(nnx.Module):
         self.down = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
         self.activation, self.dtype = activation, dtype
 
-    def __call__(self, x):
+    def __call__(self, x, lengths=None):
+        """lengths [b]: how many first tokens of each are looked at; None: all."""
         own = self.attention
         query = own.project(self.probe[...][None, None], slice(1))[0, 0, 0]
         key, value = own.project(x, slice(1, 3))
         query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-        weights = jax.nn.softmax(product('mf,bnmf->bmn', query, key))
+        logits = product('mf,bnmf->bmn', query, key)
+        if lengths is not None:
+            seen = jnp.arange(x.shape[1]) < lengths[:, None]
+            logits = jnp.where(seen[:, None], logits, -jnp.inf)
+        weights = jax.nn.softmax(logits)
         y = product('bmn,bnmf->bmf', weights.astype(self.dtype), value).astype(self.dtype)
         y = own.join(y[:, None])[:, 0]
         y = y + activated(self.activation, self.down, self.up(self.norm(y)))

@@ -5,6 +5,8 @@ see them all. When the grid or the length changes each table is resized by one i
 (`long_vivit.warm_start`).
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,25 @@ def turned(x):
     return jnp.concatenate(both, axis=-1).astype(x.dtype)
 
 
+def between(table, where):
+    """A table [*grid, d] read at places float32 [..., len(grid)] between its rows: [..., d].
+
+    Linear along each dim, so that whole numbers give the rows themselves; beyond the first and the
+    last row it is that row.
+    """
+    grid = table.shape[:-1]
+    where = jnp.clip(where, 0, jnp.array(grid) - 1)
+    low = jnp.clip(jnp.floor(where).astype(jnp.int32), 0, jnp.maximum(jnp.array(grid) - 2, 0))
+    high = jnp.minimum(low + 1, jnp.array(grid) - 1)
+    share, found = where - low, 0.0
+    for corner in itertools.product((False, True), repeat=len(grid)):
+        at = jnp.where(jnp.array(corner), high, low)
+        weight = jnp.where(jnp.array(corner), share, 1 - share).prod(-1)
+        rows = table.at[tuple(at[..., i] for i in range(len(grid)))].get(mode='promise_in_bounds')
+        found += weight[..., None] * rows
+    return found
+
+
 class Positions(nnx.Module):
     """space [h, w, d] and time [t, d], or of kind 'joint' one table [t, h, w, d] of both."""
 
@@ -74,8 +95,15 @@ class Positions(nnx.Module):
     def __call__(self, where, *, still):
         """where int32 [b, k, 3] (t, h, w) -> float32 [b, k, d].
 
-        A still image has no time: of a joint table it takes the mean over the times.
+        A still image has no time: of a joint table it takes the mean over the times. Of where
+        float32, places between rows, the tables are read in between (`between`).
         """
+        if jnp.issubdtype(where.dtype, jnp.floating):
+            if self.joint is not None:
+                return between(self.joint[...], where)
+            return between(self.space[...], where[..., 1:]) + between(
+                self.time[...], where[..., :1]
+            )
         t, h, w = (where[..., i] for i in range(3))
         if self.joint is not None:
             table = self.joint[...]

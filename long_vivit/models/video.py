@@ -11,6 +11,7 @@ from flax import nnx
 from long_vivit.models.layers import EPSILON, LayerNorm, Linear, Trunk
 from long_vivit.models.pool import POOLS, MapPool, num_cls
 from long_vivit.models.positions import Positions
+from long_vivit.models.tubes import Tubes
 from long_vivit.sharding import SEQ, axis_size
 
 
@@ -34,21 +35,28 @@ class VideoEncoder(nnx.Module):
       norm_input: a LayerNorm before the first block. head: False: z is the pooled vector itself,
         whose width must be e.
       adapter_width, lora_rank: of the blocks, see `layers.Block`.
+      tubes: kernels (r, p, q) of the tubes that videos are cut into, in place of tubelets; their
+        patches are a tuple, and where is float32 (`long_vivit.models.tubes`).
+      padded: a video may have fewer patches than k: those from where -1 are none.
       mlp: activation and mlp_width of the blocks and of the probe's MLP, see `layers.Block`.
     """
 
     def __init__(
         self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
         remat, dtype, rngs, cls_repeat=False, positions='split', norm_input=False,
-        norm_epsilon=EPSILON, head=True, adapter_width=0, lora_rank=0, **mlp,
+        norm_epsilon=EPSILON, head=True, adapter_width=0, lora_rank=0, tubes=(), padded=False,
+        **mlp,
     ):  # fmt: skip
         if pool not in POOLS:
             raise ValueError(f'model.video.pool is {pool!r}; it must be one of {", ".join(POOLS)}')
         pixels = patch * patch * 3
         self.image_embed = Linear(pixels, width, dtype=dtype, rngs=rngs)
         self.tubelet_embed = (
-            Linear(tubelet * pixels, width, dtype=dtype, rngs=rngs) if tubelet > 1 else None
+            Linear(tubelet * pixels, width, dtype=dtype, rngs=rngs)
+            if tubelet > 1 and not tubes
+            else None
         )
+        self.tubes = Tubes(tubes, width, dtype=dtype, rngs=rngs) if tubes else None
         self.positions = Positions(grid, width, kind=positions, rngs=rngs)
         self.cls = nnx.Param(jnp.zeros((width,))) if pool == 'cls' else None
         self.norm_input = LayerNorm(width, epsilon=norm_epsilon) if norm_input else None
@@ -63,10 +71,14 @@ class VideoEncoder(nnx.Module):
                 f'model.embed is {embed}, but without model.video.head it must be the width {width}'
             )
         self.head = Linear(width, embed, bias=False, rngs=rngs) if head else None
-        self.cls_repeat, self.dtype = cls_repeat, dtype
+        self.cls_repeat, self.padded, self.dtype = cls_repeat, padded, dtype
 
     def tokens(self, patches, where):
         """Patches with their positions, before the trunk: [b, k, d]."""
+        if self.padded:
+            where = jnp.maximum(where, 0)  # what is no patch gets some place, and is not looked at
+        if isinstance(patches, tuple):
+            return self.tubes(patches) + self.positions(where, still=False).astype(self.dtype)
         is_image = patches.shape[-1] == self.image_embed.kernel.shape[0]
         if not is_image and self.tubelet_embed is None:
             raise ValueError(
@@ -75,7 +87,8 @@ class VideoEncoder(nnx.Module):
             )
         embed = self.image_embed if is_image else self.tubelet_embed
         # Tubelets of one frame look like images: then the table tells whether there are times.
-        still = is_image and (self.tubelet_embed is not None or self.positions.grid[0] == 1)
+        two_stems = self.tubelet_embed is not None or self.tubes is not None
+        still = is_image and (two_stems or self.positions.grid[0] == 1)
         x = embed(patches.astype(self.dtype) / 127.5 - 1)  # 0..255 -> -1..1
         return x + self.positions(where, still=still).astype(self.dtype)
 
@@ -83,22 +96,29 @@ class VideoEncoder(nnx.Module):
         """`num_frozen`: how many first blocks (and the stems) get no gradient; `num_still`: how
         many last blocks get none of their own, see `Trunk`."""
         x, lengths = self.tokens(patches, where), None
+        if self.padded:
+            lengths = (where[..., 0] >= 0).sum(1, dtype=jnp.int32)
         if self.cls is not None:
-            x, lengths = self._with_cls(x)
+            x, lengths = self._with_cls(x, lengths)
         if self.norm_input is not None:
             x = self.norm_input(x)
         x = self.trunk(x, lengths, num_frozen=num_frozen, num_still=num_still, axis=SEQ)
-        return self.pooled(x)
+        return self.pooled(x, lengths if self.padded else None)
 
-    def pooled(self, x):
-        """What the trunk returned, [b, n, d] -> z_video."""
-        x = self._pool(x.astype(jnp.float32))
+    def pooled(self, x, lengths=None):
+        """What the trunk returned, [b, n, d] -> z_video; lengths [b]: the tokens that are real."""
+        x = self._pool(x.astype(jnp.float32), lengths)
         return unit(x if self.head is None else self.head(x))
 
-    def _pool(self, x):
+    def _pool(self, x, lengths):
         if self.map is not None:
-            return self.map(x)
-        return x.mean(1) if self.cls is None else x[:, 0]
+            return self.map(x, lengths)
+        if self.cls is not None:
+            return x[:, 0]
+        if lengths is None:
+            return x.mean(1)
+        real = jnp.arange(x.shape[1]) < lengths[:, None]
+        return jnp.where(real[..., None], x, 0).sum(1) / jnp.maximum(lengths, 1)[:, None]
 
     def num_cls(self, k):
         """How many copies of the learnt token stand before k patches; 0 without one."""
@@ -106,7 +126,7 @@ class VideoEncoder(nnx.Module):
             return 0
         return num_cls(k, self.positions.grid) if self.cls_repeat else 1
 
-    def _with_cls(self, x):
+    def _with_cls(self, x, lengths):
         """The learnt token and its copies before the patches [b, k, d]; the lengths for `Trunk`.
 
         Where the tokens are split over devices they are padded, so that they divide: then their
@@ -117,9 +137,12 @@ class VideoEncoder(nnx.Module):
         cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (b, count, d))
         x = jnp.concatenate([cls, x], axis=1)
         n = count + k
+        if lengths is not None:
+            lengths += count
         if pad := -n % axis_size(SEQ):
-            return jnp.pad(x, [(0, 0), (0, pad), (0, 0)]), jnp.full((b,), n, jnp.int32)
-        return x, None
+            x = jnp.pad(x, [(0, 0), (0, pad), (0, 0)])
+            lengths = jnp.full((b,), n, jnp.int32) if lengths is None else lengths
+        return x, lengths
 
 
 def unit(x):

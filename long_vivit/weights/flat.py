@@ -31,6 +31,8 @@ def architecture(model) -> dict[str, Any]:
       is no table) and 'vocab' of the text are the rows of its tables.
     """
     video, text = model.video, model.text
+    if video.tubes is not None:
+        raise ValueError('a model with tubes (stages.NAME.tubes) cannot be exported yet')
     tubelet, rotary = video.tubelet_embed, text.positions is None
     side = round((video.image_embed.kernel.shape[0] / 3) ** 0.5)
     return {

@@ -11,9 +11,10 @@ import numpy as np
 from flax import nnx
 
 from long_vivit import optim
-from long_vivit.compiling import HASTY, Ahead, compiler_options
+from long_vivit.compiling import HASTY, compiler_options
 from long_vivit.models.video import VideoEncoder
 from long_vivit.perf import give_back_freed_memory, keep_freed_memory
+from long_vivit.programs import Programs
 from long_vivit.state import State
 from long_vivit.step import make_step
 
@@ -71,9 +72,9 @@ def make(how, size):
         taught = model()
         return State(jnp.zeros((), jnp.int32), taught, optimiser.init(taught))
 
-    step = Ahead(jax.jit(step, donate_argnums=0, compiler_options=compiler_options()))
+    step = Programs(jax.jit(step, donate_argnums=0, compiler_options=compiler_options()))
     step.prepare(jax.eval_shape(init), batch)  # before there are parameters, as the trainer does
-    held = [jax.block_until_ready(Ahead(jax.jit(init, compiler_options=HASTY))())]
+    held = [jax.block_until_ready(Programs(jax.jit(init, compiler_options=HASTY))())]
     give_back_freed_memory()
     program = step.function.lower(held[0], batch).compile()
 
