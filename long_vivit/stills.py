@@ -9,7 +9,7 @@ import json
 from long_vivit import hosts, recipe, start
 from long_vivit.inputs.sources import open_source
 from long_vivit.names import unflatten
-from long_vivit.stage import score_stage
+from long_vivit.scoring import score_stage
 from long_vivit.workdir import writable
 from long_vivit.writers import write_json_atomic
 

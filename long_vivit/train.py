@@ -35,7 +35,8 @@ from long_vivit.inputs.sources import open_source
 from long_vivit.ledger import BadSteps, Ledger
 from long_vivit.perf import StartUp, keep_freed_memory
 from long_vivit.profiler import Profile
-from long_vivit.stage import score_stage, teach
+from long_vivit.scoring import score_stage
+from long_vivit.stage import teach
 from long_vivit.stop import Signalled, Signals, Stopped, words
 from long_vivit.tables import print_results
 from long_vivit.tools import Tools

@@ -29,7 +29,7 @@ LINES = [('image', 3), ('image', 4), ('short', 3), ('short', 6), ('long', 3), ('
 # Runs the command, and sends itself a signal: before a stage is recorded as finished, or in a step.
 SABOTAGED = """
 import os, runpy, sys
-from long_vivit import stage, workdir
+from long_vivit import loop, workdir
 name, place, number = sys.argv.pop(1).split(':')
 def hit(*here):
     if here == (name, place):
@@ -37,10 +37,10 @@ def hit(*here):
 def finish(self, stage, result, finish=workdir.Workdir.finish):
     hit(stage, 'finish')
     finish(self, stage, result)
-def note(self, step, *others, note=stage.Loop.note):
+def note(self, step, *others, note=loop.Loop.note):
     note(self, step, *others)
     hit(self.stage.name, str(step))
-workdir.Workdir.finish, stage.Loop.note = finish, note
+workdir.Workdir.finish, loop.Loop.note = finish, note
 runpy.run_module('long_vivit.train', run_name='__main__', alter_sys=True)
 """
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import long
-from long_vivit import config, estimate, masking, recipe, sharding, stage, train
+from long_vivit import config, estimate, masking, recipe, sharding, train
 from long_vivit.inputs.pipeline import Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
@@ -172,13 +172,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     """After a rate began, and in the tail; saved at steps 2, 4 and 6."""
     run = tiny(tiny_stories, tmp_path / 'run', log__every=1, **SCHEDULE)
 
-    def note(self, step, *others, note=stage.Loop.note):
+    def note(self, step, *others, note=loop.Loop.note):
         note(self, step, *others)
         if step == at:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(stage.Loop, 'note', note)
+        patch.setattr(loop.Loop, 'note', note)
         train.train(run)
     assert train.train(run) == 0
     ends = [tiny_run.checkpoints(workdir, 'short')[6] for workdir in (whole[0], run.workdir)]

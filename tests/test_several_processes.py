@@ -16,7 +16,7 @@ from tests import several, tiny_run
 # a step or before the first.
 COMMAND = """
 import os, runpy, sys
-from long_vivit import stage
+from long_vivit import loop
 from long_vivit.inputs import pipeline, video
 broken, process, place, number = sys.argv.pop(1).split(':')
 def read_frames(*others, name, read_frames=video.read_frames, **options):
@@ -26,13 +26,13 @@ def read_frames(*others, name, read_frames=video.read_frames, **options):
 def hit(here):
     if (os.environ.get('JAX_PROCESS_ID'), str(here)) == (process, place):
         os.kill(os.getpid(), int(number))
-def note(self, step, *others, note=stage.Loop.note):
+def note(self, step, *others, note=loop.Loop.note):
     note(self, step, *others)
     hit(step)
-def go(self, *others, go=stage.Loop.go):
+def go(self, *others, go=loop.Loop.go):
     hit('start')
     return go(self, *others)
-video.read_frames, stage.Loop.note, stage.Loop.go = read_frames, note, go
+video.read_frames, loop.Loop.note, loop.Loop.go = read_frames, note, go
 runpy.run_module('long_vivit.train', run_name='__main__', alter_sys=True)
 """
 STEPS = 8
