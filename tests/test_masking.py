@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import long
-from long_vivit import config, estimate, masking, recipe, sharding, train
+from long_vivit import config, estimate, loop, masking, recipe, sharding, train
 from long_vivit.inputs.pipeline import Batches
 from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
