@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from long_vivit.perf import give_back_freed_memory
+
 # Drawing the parameters runs once: compiling it well takes longer than running it badly.
 HASTY = {'xla_backend_optimization_level': 0}
 
@@ -17,6 +19,29 @@ def compiler_options():
     if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
         return None
     return {'xla_backend_optimization_level': 1}
+
+
+class Ahead:
+    """A jitted function that is compiled in a go of its own for arguments of new shapes.
+
+    What the compiler has freed is given back before the program runs, whose own memory would
+    otherwise lie on top of it.
+    """
+
+    def __init__(self, function):
+        self.function, self.known = function, set()
+
+    def prepare(self, *arguments):
+        """Compiles for arguments such as these, which may be ShapeDtypeStruct with shardings."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+        if shapes not in self.known:
+            self.function.lower(*arguments).compile()
+            give_back_freed_memory()
+            self.known.add(shapes)
+
+    def __call__(self, *arguments):
+        self.prepare(*arguments)
+        return self.function(*arguments)
 
 
 def keep_compiled(setting, workdir):

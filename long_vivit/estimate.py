@@ -52,14 +52,7 @@ def compiled(run, stage, vocab, mesh):
         shapes = jax.eval_shape(init)
     lies, _ = layout.shardings(shapes, mesh)
     state = layout.like(shapes, lies)
-    arrays = recipe.batch_like(run, stage)
-    split = {
-        name: jax.tree.map(
-            lambda _, name=name: sharding.over_batch(mesh, tokens=name in sharding.TOKENS), x
-        )
-        for name, x in arrays.items()
-    }
-    batch = layout.like(arrays, split)
+    batch = layout.batch(recipe.batch_like(run, stage), mesh)
     step = jax.jit(step, donate_argnums=0, out_shardings=(lies, sharding.everywhere(mesh)))
     with jax.set_mesh(mesh):
         lowered = step.lower(state, batch)

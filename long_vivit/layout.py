@@ -11,6 +11,7 @@ import re
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from long_vivit import sharding
 from long_vivit.axes import FSDP, TENSOR
 from long_vivit.names import names
 
@@ -96,6 +97,15 @@ def like(shapes, layout):
         shapes,
         layout,
     )
+
+
+def batch(shapes, mesh):
+    """A batch {name: ShapeDtypeStruct [b, ...], or a tuple} as `sharding.place` lays it."""
+    found = {}
+    for name, some in shapes.items():
+        lies = sharding.over_batch(mesh, tokens=name in sharding.TOKENS)
+        found[name] = like(some, jax.tree.map(lambda _, lies=lies: lies, some))
+    return found
 
 
 def spread(tree, layout):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from long_vivit import rates
+from long_vivit.adam import keep_if, scale_by_adam
 from long_vivit.names import flatten, unflatten
 
 # (regex of a whole name, does weight decay apply). Each name matches exactly one row.
@@ -132,7 +133,7 @@ def make(
     depth: int = 0,
     kept_rows: Mapping[str, int] | None = None,
     **factors: float,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """AdamW for the parameters named like those of `params_like` (see `rules`, `lr_schedule`).
 
     The gradients of all that is trained are cut together at the global norm `clip` (0: never);
@@ -142,7 +143,8 @@ def make(
     those of a table with `kept_rows` as the rows below them. `moment_dtype` is that of the first
     moment as it is stored; None: the parameter's. `factors` of the learning rate, and so of the
     decay: video_lr, text_lr, layer_decay of `rates.factors`. The state is a pytree of arrays; both
-    counts start at 0.
+    counts start at 0. `update` takes `good`, a bool scalar: where it is False the state stays as it
+    is, and the updates mean nothing.
     """
     table = rules(
         params_like, freeze=freeze, decay_skip=decay_skip, last_layers=last_layers, depth=depth,
@@ -150,7 +152,7 @@ def make(
     )  # fmt: skip
     inner = optax.named_chain(
         ('clip', optax.clip_by_global_norm(clip) if clip else optax.identity()),
-        ('adam', optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),
+        ('adam', scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)),
         (
             'decay',
             optax.add_decayed_weights(
@@ -164,14 +166,15 @@ def make(
     def init(params):
         return inner.init(_trained(flatten(params), table))
 
-    def update(grads, state, params):
+    def update(grads, state, params, *, good=True):
         flat = flatten(params)
         live = _trained(flatten(grads), table)
-        updates, state = inner.update(live, state, _trained(flat, table))
+        updates, new = inner.update(live, state, _trained(flat, table), good=good)
+        kept = keep_if(good, new | {'adam': ()}, state | {'adam': ()})  # Adam has kept its own
         zeros = {name: jnp.zeros_like(flat[name]) for name in flat if name not in updates}
-        return unflatten(params, _whole(updates, table) | zeros), state
+        return unflatten(params, _whole(updates, table) | zeros), kept | {'adam': new['adam']}
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def ema_update(ema: Any, params: Any, decay: float) -> Any:

@@ -6,6 +6,12 @@ import time
 import jax
 
 
+def end_of(result):
+    """Waits until the arrays of `result` are computed -> time.monotonic() then."""
+    jax.block_until_ready(result)
+    return time.monotonic()
+
+
 class Programs:
     """The shapes that the step has met, so that each compiling but the first is told.
 

@@ -1,6 +1,5 @@
 """Teach one stage: wait for data, step, report, score, save. The loop and nothing else."""
 
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,23 +8,17 @@ import numpy as np
 
 from long_vivit import chips, hosts, layout, long_text, masking, recipe, retrieval, sharding
 from long_vivit.checkpoints import Checkpoints
-from long_vivit.compiling import compiler_options
+from long_vivit.compiling import Ahead, compiler_options
 from long_vivit.inputs.looks import patches_of
 from long_vivit.inputs.pipeline import HOST_ONLY, Batches, read_ahead
 from long_vivit.names import flatten, unflatten
 from long_vivit.perf import Meter, device_peak, give_back_freed_memory, joined, peak_memory
-from long_vivit.programs import Programs
+from long_vivit.programs import Programs, end_of
 from long_vivit.progress import Progress
 from long_vivit.state import fresh
 from long_vivit.stop import Stopped
 from long_vivit.window import Window
 from long_vivit.workdir import writable
-
-
-def end_of(result):
-    """Waits until the arrays of `result` are computed -> time.monotonic() then."""
-    jax.block_until_ready(result)
-    return time.monotonic()
 
 
 def teach(stage, tools, sources, start):
@@ -60,14 +53,17 @@ def teach(stage, tools, sources, start):
         step_function, donate_argnums=0, compiler_options=compiler_options(),
         out_shardings=(lies, sharding.everywhere(mesh)),
     )  # fmt: skip
+    step, like = Ahead(step), layout.like(shapes, lies)
     folder = tools.workdir.checkpoints(stage.name)
     with jax.set_mesh(mesh), Checkpoints(folder, keep=run.checkpoint.keep) as saved:
         at = hosts.told(saved.latest())
+        first = recipe.batch_like(run, stage, masking.rate_at(stage, at or 0))
+        step.prepare(like, layout.batch(first, mesh))
+        tools.start_up.mark('compile')
         loop = Loop(stage, tools, sources, saved, step)
         if at is None:
             state = fresh(init, lies, start())
         else:
-            like = layout.like(shapes, lies)
             state = unflatten(like, saved.restore(at, flatten(like)))
             loop.remember(at, saved.info(at))
             tools.say(f'{stage.name}: goes on from step {at}')
@@ -194,7 +190,7 @@ class Loop:
             jax.block_until_ready(watch)
             self.meter.step(*counts)
         if first:  # start-up ends here: what follows is speed
-            self.tools.start_up.mark('compile and first step')
+            self.tools.start_up.mark('first step')
             self.bar.note(self.tools.start_up.end())
             self.meter.skip_start()
         self.report()

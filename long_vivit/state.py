@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from long_vivit import layout
-from long_vivit.compiling import HASTY
+from long_vivit.compiling import HASTY, Ahead
 from long_vivit.names import below, flatten, names, unflatten
 
 __all__ = ['State', 'below', 'flatten', 'names', 'unflatten']
@@ -33,4 +33,4 @@ def fresh(init, lies, params):
     if params is not None:
         model = flatten(lies.model)
         params = {name: layout.spread(x, model[name]) for name, x in params.items()}
-    return jax.jit(init, out_shardings=lies, compiler_options=HASTY)(params)
+    return Ahead(jax.jit(init, out_shardings=lies, compiler_options=HASTY))(params)

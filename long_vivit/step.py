@@ -5,13 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from long_vivit import grad_cache, losses, optim
+from long_vivit.adam import keep_if
 from long_vivit.losses import components
 from long_vivit.state import State
-
-
-def keep_if(good, new, old):
-    """`new` where the scalar `good` is True, else `old`, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
 def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, short=None, **loss):
@@ -50,7 +46,7 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, shor
         (loss, watch), grads = value_and_grad(state.model, batch)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt = optimiser.update(grads, state.opt, state.model)
+        updates, opt = optimiser.update(grads, state.opt, state.model, good=good)
         model = keep_if(good, optax.apply_updates(state.model, updates), state.model)
         ema = state.ema
         if ema is not None:
@@ -62,7 +58,7 @@ def make_step(optimiser, schedule, *, num_frozen, ema_decay, micro_batch=0, shor
             'ok': batch['ok'].mean(dtype=jnp.float32),
             'skipped': 1 - good.astype(jnp.float32),
         }
-        return State(state.step + 1, model, keep_if(good, opt, state.opt), ema), watch
+        return State(state.step + 1, model, opt, ema), watch
 
     return step
 

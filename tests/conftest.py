@@ -7,6 +7,8 @@ import sys
 # Before anything imports jax. setdefault, so that a run on real devices can say otherwise.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+# Most of a test's time is compiling, which optimising makes three times as long.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import hypothesis
 import pytest
@@ -49,8 +51,19 @@ def tiny_stories(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
+def optimised():
+    """Programs are compiled as users have them: for tests of what the compiler makes of them."""
+    import jax
+
+    before = jax.config.values['jax_disable_most_optimizations']
+    jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(scope='module')
 def quick_compilation(tmp_path_factory) -> pathlib.Path:
-    """Compiles without optimising and keeps the programs in a folder, for tests that train.
+    """Keeps compiled programs, which are not optimised, in a folder, for tests that train.
 
     The folder may be given to the commands that a test starts (tiny_run.child).
     """

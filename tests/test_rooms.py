@@ -17,7 +17,7 @@ MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data', 'plan', 'interpolate', 'export'}
 COMMANDS |= {'train_tokenizer'}  # and all else that runs as __main__
 PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding', 'axes'}
-PURE |= {'grad_cache', 'flops', 'chips', 'rates', 'recut'}
+PURE |= {'adam', 'grad_cache', 'flops', 'chips', 'rates', 'recut'}
 ONLY = {  # library -> the modules that may import it
     'orbax': {'long_vivit.checkpoints'},
     'grain': {'long_vivit.inputs.pipeline'},

@@ -85,7 +85,8 @@ def child(arguments, cache=None):
 
     cache: a folder for compiled programs, which are then not optimised; None compiles as users do.
     """
-    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    ours = ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS')  # of conftest.py
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     if cache is not None:
         environment |= {k.upper(): str(v) for k, v in quick_to_compile(cache).items()}
     return subprocess.run(
