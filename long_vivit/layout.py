@@ -107,11 +107,11 @@ def like(shapes, layout):
 
 
 def batch(shapes, mesh):
-    """A batch {name: ShapeDtypeStruct [b, ...]} as `sharding.place` lays it on the mesh."""
+    """A batch {name: ShapeDtypeStruct [b, ...], or a tuple} as `sharding.place` lays it."""
     found = {}
-    for name, shape in shapes.items():
+    for name, some in shapes.items():
         lies = sharding.over_batch(mesh, tokens=name in sharding.TOKENS)
-        found[name] = like(shape, jax.tree.map(lambda _, lies=lies: lies, shape))
+        found[name] = like(some, jax.tree.map(lambda _, lies=lies: lies, some))
     return found
 
 

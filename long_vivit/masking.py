@@ -71,6 +71,11 @@ def phases(stage):
     return tuple(found)
 
 
+def rate_at(stage, step):
+    """The rate of the step that follows `step` steps."""
+    return [phase.rate for phase in phases(stage) if phase.first <= step][-1]
+
+
 def shares(stage):
     """{rate: share of the stage's steps at it}, in order of the steps."""
     each, found = phases(stage), {}

@@ -2,7 +2,7 @@
 
 import jax
 
-from long_vivit import hosts, layout, recipe, sharding, trained, tuning
+from long_vivit import hosts, layout, masking, recipe, sharding, trained, tuning
 from long_vivit.checkpoints import Checkpoints
 from long_vivit.compiling import compiler_options
 from long_vivit.loop import Loop
@@ -48,9 +48,10 @@ def teach(stage, tools, sources, start):
     step, like = Programs(step), layout.like(shapes, lies)
     folder = tools.workdir.checkpoints(stage.name)
     with jax.set_mesh(mesh), Checkpoints(folder, keep=run.checkpoint.keep) as saved:
-        step.prepare(like, layout.batch(recipe.batch_like(run, stage), mesh))
-        tools.start_up.mark('compile')
         at = hosts.told(saved.latest())
+        first = recipe.batch_like(run, stage, masking.rate_at(stage, at or 0))
+        step.prepare(like, layout.batch(first, mesh))
+        tools.start_up.mark('compile')
         loop = Loop(stage, tools, sources, saved, step)
         if at is None:
             state = fresh(init, lies, start())
