@@ -9,7 +9,7 @@ Written for `python -m long_vivit.sweep`. A sweep of your own is a file like thi
 
 from ml_collections import ConfigDict
 
-from configs import base, long
+from configs import long
 
 
 def fields() -> ConfigDict:

@@ -26,7 +26,6 @@ from pathlib import Path
 from absl import flags
 
 from long_vivit import command_line, config
-from long_vivit.progress import duration
 from long_vivit.stop import Signalled, Signals, words
 from long_vivit.sweeps import grid, jobs, report, rows
 from long_vivit.workdir import FREE, Workdir, writable
@@ -143,10 +142,8 @@ def costs_task(cell, sweep, name, rates):
 
 
 def compile_all(sweep, pool):
-    """The table of compiled memory: all variants, at their own masking rate and others -> status."""
-    tasks = {
-        f'facts/{cell.variant}.rates': cell for cell in sweep.variants
-    }
+    """The table of memory: all variants at their own masking rate and at others -> exit status."""
+    tasks = {f'facts/{cell.variant}.rates': cell for cell in sweep.variants}
     found, failed = {}, 0
     for task, reason in pool.run(
         [costs_task(cell, sweep, name, sweep.memory['rates']) for name, cell in tasks.items()]

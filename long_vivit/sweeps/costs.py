@@ -5,7 +5,7 @@
 REQUEST is {run, base, memory, rates, cache, out}: the resolved variant and base, the section
 `memory` of configs/sweep.py, more masking rates, the folder that keeps each compiled peak, the file
 to write. Nothing is allocated: steps are compiled for one device, as `plan` does, and with
-JAX_PLATFORMS=cpu by XLA for CPU, which holds bfloat16 work as float32, more than a GPU or TPU would.
+JAX_PLATFORMS=cpu by XLA for CPU, which holds bfloat16 work as float32: more than a GPU would.
 """
 
 import json

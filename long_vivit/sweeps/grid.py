@@ -133,7 +133,7 @@ def own_faults(cfg) -> Iterator[str]:
     if not seeds or len(set(seeds)) < len(seeds) or not all(_whole(seed, 0) for seed in seeds):
         yield f'seeds: {seeds!r}; it must be whole numbers of at least 0, each once, such as (0, 1)'
     if cfg.seeds_from and cfg.seeds_from not in run:
-        yield f"seeds_from: {cfg.seeds_from!r}; it must be '' or a stage of the base: {', '.join(run)}"
+        yield f"seeds_from: {cfg.seeds_from!r}; it must be '' or a stage: {', '.join(run)}"
     for name in cfg.only:
         if name not in grids:
             yield f'only: {name!r} is no grid; it must be some of {", ".join(grids) or "(none)"}'

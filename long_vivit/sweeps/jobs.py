@@ -1,4 +1,4 @@
-"""Commands run beside each other, each on its share of the devices, until all are done or told to stop.
+"""Commands beside each other, each on its share of the devices, until all have ended.
 
 Whoever runs this has one thread and holds no devices: it starts processes and waits for them.
 """

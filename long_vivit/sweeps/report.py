@@ -1,12 +1,34 @@
 """Rows of a sweep for people: a line as each comes, a table of all, a table of memory."""
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from long_vivit import config
 from long_vivit.progress import compact, duration, size
 from long_vivit.sweeps import rows
+
+
+def settings(folder):
+    """The section `memory` that a sweep's rows were made with."""
+    return vars(config.from_json((Path(folder) / 'sweep.json').read_text()).memory)
+
+
+def about(found):
+    """Where the rows come from, in a sentence: machines, versions, commits, data."""
+
+    def each(values):
+        return ', '.join(dict.fromkeys(map(str, values))) or 'none'
+
+    return (
+        f'{len(found)} rows, seeds {each(row["seed"] for row in found)}; '
+        f'{each(row["protocol"]["data"] for row in found)}; device '
+        f'{each(row["device"] for row in found)}; jax '
+        f'{each(row["versions"]["jax"] for row in found)}; commit '
+        f'{each(row["commit"][:12] for row in found)}.'
+    )
 
 
 def line(row):

@@ -1,4 +1,4 @@
-"""Rows of a sweep: what each cell reached and took, a line of rows.jsonl, and their mean by variant.
+"""Rows of a sweep: what each cell reached and took, a line of rows.jsonl; means by variant.
 
 row = {
     'cell': 'long.mask_rate=0.5/seed0', 'variant': 'long.mask_rate=0.5', 'seed': 0,
@@ -73,6 +73,7 @@ def versions():
 
 def commit_of(folder):
     """The commit checked out in `folder`, with ' changed' where files differ; '' without git."""
+
     def git(*words):
         done = subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ''

@@ -1,9 +1,11 @@
 """A variant at the paper's sizes: the same choices, with ViT-B or ViT-L and minutes of video.
 
-What a variant chooses stays: backbone, masking, what is trained, pooling. What follows from the size
-of the machine it was taught on is replaced: widths, frames, pixels, batch, texts. Choices that are
+What a variant chooses stays: backbone, masking, what is trained, pooling. What follows from the
+machine that it was taught on is replaced: widths, frames, pixels, batch, texts. Choices that are
 counted in units of that size go along with it, as `sized` says.
 """
+
+import re
 
 from long_vivit import estimate, rules
 
@@ -42,7 +44,7 @@ def at(run, base, memory, *, size, frames, remat, rate=None):
         path + 'micro_batch': 0,
         path + 'text_length': memory['text_length'],
         path + 'text_buckets': (),
-        **sized(run, base, memory, rules.SIZES[size].width),
+        **sized(run, base, memory, size, frames),
     }
     if stage.frames > 1:
         changes[path + 'frames'] = frames
@@ -52,15 +54,32 @@ def at(run, base, memory, *, size, frames, remat, rate=None):
     return estimate.changed(alone, changes)
 
 
-def sized(run, base, memory, width):
-    """{path: value} of the choices that grow with the model or with the picture."""
-    stage, video, of_base = run.stages[-1], run.model.video, base.model.video
-    found = {
-        'model.video.patch': memory['patch'] * video.patch // of_base.patch,
-        'model.video.tubelet': memory['tubelet'] * video.tubelet // of_base.tubelet,
-    }
+def sized(run, base, memory, size, frames):
+    """{path: value} of the choices that grow with the model or with the picture.
+
+    Patches and tubelets keep their ratio to the base's, the widths of adapters and LoRA theirs to
+    the encoder's, a token budget its share of all tokens; each trained layer stands for
+    `memory.layers`.
+    """
+    stage, video, own = run.stages[-1], run.model.video, base.model.video
+    path, model = f'stages.{stage.name}.', 'model.video.'
+    units = {'patch': memory['patch'] / own.patch, 'tubelet': memory['tubelet'] / own.tubelet}
+    found = {model + key: round(getattr(video, key) * unit) for key, unit in units.items()}
+    has = {**vars(video), **vars(stage)}  # not all of them in runs of before
+    for key, unit in units.items():
+        if vars(stage).get(key):  # in place of the model's
+            found[path + key] = round(getattr(stage, key) * unit)
+    for key in ('adapter_width', 'lora_rank'):
+        if has.get(key):
+            found[model + key] = round(has[key] * rules.SIZES[size].width / video.width)
     if stage.last_layers:
-        found[f'stages.{stage.name}.last_layers'] = memory['layers'] * stage.last_layers
+        found[path + 'last_layers'] = memory['layers'] * stage.last_layers
+    if part := re.fullmatch(r'(first|last):(\d+)', has.get('tune', '')):
+        found[path + 'tune'] = f'{part[1]}:{memory["layers"] * int(part[2])}'
+    if has.get('token_budget'):
+        pixels = memory['pixels'] / stage.pixels / units['patch']
+        times = frames / stage.frames / units['tubelet']
+        found[path + 'token_budget'] = round(has['token_budget'] * times * pixels**2)
     return found
 
 
