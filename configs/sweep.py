@@ -55,10 +55,15 @@ def memory() -> dict:
     }
 
 
+SIZES = ('', 'tiny')
+
+
 def get_config(size: str = '') -> ConfigDict:
-    """The sweep of a word: '' or 'tiny'."""
-    if size not in ('', 'tiny'):
-        raise ValueError(f"configs/sweep.py:{size}: {size!r} is no size; use 'tiny' or nothing.")
+    """The sweep of a word of SIZES."""
+    if size not in SIZES:
+        raise ValueError(
+            f'configs/sweep.py:{size}: {size!r} is no size; it must be one of {SIZES}.'
+        )
     config = fields()
     if size == 'tiny':
         tiny(config)
@@ -91,4 +96,4 @@ def tiny(config: ConfigDict) -> None:
         few = f'shape_stories/{name}:test[:32]'
         run.stages[name].update(frames=frames, text_length=text_length, eval=few, **small)
     config.grids.update(masking=({RATE: (0.0, 0.75)},), last=({LAST: (1,)},))
-    config.memory.update(frames=(16,), sizes=('B',), rates=(0.0,))
+    config.memory.update(sizes=(), rates=(0.0,))
