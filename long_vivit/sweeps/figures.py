@@ -79,11 +79,9 @@ def inputs(found, shape=SHAPE):
         return None, _missing('inputs', shape)
     told = findings.against(mine)
     words = ', '.join(f'{label} {d}' for label, d in told.items()) or 'nothing but the base'
-    worse = {label: d for label, d in told.items() if 'mask_rate' not in label}
-    holds = all(d.mean < 0 for d in worse.values()) if worse else None
-    said = findings.held(
-        'masking beats coarse time, coarse space and tubes', holds, list(worse.values())
-    )
+    worse = [told[name] for name in findings.coarser(mine) if name in told]
+    holds = all(d.mean < 0 for d in worse) if worse else None
+    said = findings.held('masking beats coarse time, coarse space and tubes', holds, worse)
     return figure, f'R@1 against the base, in points: {words}. {said}'
 
 

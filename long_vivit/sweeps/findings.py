@@ -107,6 +107,16 @@ def kinds(found):
     return f'Against the base at the same rate: {"; ".join(told)}.' if told else ''
 
 
+def coarser(found):
+    """The variants with other tubelets or tubes than the base, at whatever masking rate."""
+    words = ('patch', 'tubelet', 'tubes')
+    return [
+        variant
+        for variant, mine in rows.by_variant(found).items()
+        if any(path.endswith(words) for path in mine[0]['difference'])
+    ]
+
+
 def order(found, base='base', margin=5.0):
     """Sentences on order: who tells order twins apart (50% is chance)."""
     means = {

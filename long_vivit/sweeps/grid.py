@@ -215,14 +215,15 @@ def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, .
     links, names = [], [stage.name for stage in run.stages]
     place = names.index(cfg.seeds_from) if cfg.seeds_from in names else 0
     for i, stage in enumerate(run.stages):
-        later = tuple(f'stages.{name}.' for name in names[i + 1 :])
+        absent = unborn(run, i)
+        later = (*absent, *(f'stages.{name}.' for name in names[i + 1 :]))
         felt = {path: value for path, value in difference.items() if not path.startswith(later)}
         last = i == len(names) - 1
         own_seed = seed if i >= place else cfg.seeds[0]
         name = f'cells/{name_of(felt)}' if last else f'shared/{stage.name}/{name_of(felt)}'
         name = f'{name}/seed{own_seed}'
         fields = {
-            **vars(run),
+            **vars(without(run, absent)),
             'run': (stage.name,),
             'stages': (stage,),
             'seed': own_seed,
@@ -231,15 +232,33 @@ def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, .
         if run.compile_cache == 'auto':
             fields['compile_cache'] = str(Path(cfg.workdir) / '.compiled')
         if links:
-            fields |= _starts_from(links[-1], run)
+            fields |= _starts_from(links[-1], run, fields['model'])
         links.append(Link(name, Run(**fields)))
     return tuple(links)
 
 
-def _starts_from(before: Link, run: Run) -> dict[str, Any]:
+def unborn(run: Run, i: int) -> tuple[str, ...]:
+    """Fields of parts that the model of stage i does not have: no stage up to it trains them.
+
+    LoRA is merged at the end of its stage, adapters stay.
+    """
+    video = vars(run.model.video)  # not all of these fields in runs of before
+    told = [set(vars(stage).get('tune', '').split('+')) for stage in run.stages[: i + 1]]
+    parts = {'adapter_width': 'adapters' in set().union(*told), 'lora_rank': 'lora' in told[-1]}
+    return tuple(f'model.video.{x}' for x, there in parts.items() if video.get(x) and not there)
+
+
+def without(run: Run, absent: tuple[str, ...]) -> Run:
+    """The Run with these fields of model.video at 0."""
+    zeros = {path.rsplit('.', 1)[-1]: 0 for path in absent}
+    video = Run(**{**vars(run.model.video), **zeros})
+    return Run(**{**vars(run), 'model': Run(**{**vars(run.model), 'video': video})})
+
+
+def _starts_from(before: Link, run: Run, model: Run) -> dict[str, Any]:
     """The fields of a run that starts from the link before, with its tokenizer."""
     found = {'init': str(before.path)}
     if weights.split(run.init):  # of which the fields of the model are filled in by now
-        found['model'] = Run(**{**vars(run.model), 'from_init': False})
+        found['model'] = Run(**{**vars(model), 'from_init': False})
         found['data'] = Run(**{**vars(run.data), 'tokenizer': str(before.path / 'tokenizer.json')})
     return found
