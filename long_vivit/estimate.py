@@ -94,8 +94,7 @@ def peak(found):
 
 def estimate(run, stage, vocab, mesh, chip, mfu):
     """What `stage` takes on the devices of `mesh`, were they `chip`s used to the share `mfu`."""
-    b, k, values = recipe.batch_like(run, stage)['patches'].shape
-    flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
+    flops = mean_flops(run, stage)
     seconds = flops / (mfu * chip.peak_flops * mesh.size)
     taken = memory(run, stage, vocab, mesh)
     model = jax.eval_shape(lambda: recipe.model(run, stage, vocab, jax.random.key(0)))
@@ -105,9 +104,15 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
         memory=taken,
         flops_per_step=flops,
         step_seconds=seconds,
-        clips_per_s=b / seconds,
+        clips_per_s=stage.batch / seconds,
         fits=taken.peak <= chip.memory_bytes,
     )
+
+
+def mean_flops(run, stage):
+    """FLOPs of a training step of the stage, all devices."""
+    b, k, values = recipe.batch_like(run, stage)['patches'].shape
+    return recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
 
 
 def changes(run, stage, mesh):

@@ -39,12 +39,10 @@ def main(path):
 def own(run, vocab, mesh):
     """The last stage of the variant as it is taught."""
     stage = run.stages[-1]
-    b, k, values = recipe.batch_like(run, stage)['patches'].shape
-    flops = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
-    program, state, _ = estimate.compiled(run, stage, vocab, mesh)
+    program, state, batch = estimate.compiled(run, stage, vocab, mesh)
     return {
-        'tokens_per_clip': k,
-        'flops_per_clip': flops // b,
+        'tokens_per_clip': batch['where'].shape[1],
+        'flops_per_clip': estimate.mean_flops(run, stage) // stage.batch,
         **counts(state),
         'peak_bytes': estimate.peak(program.memory_analysis()),
     }

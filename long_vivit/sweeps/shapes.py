@@ -86,8 +86,13 @@ def sized(run, base, memory, size, frames):
 
 
 def wanted(run, base, memory, rates=()):
-    """The shapes to compile a variant at: dicts of what `at` takes, and the Run that it gives."""
+    """The shapes to compile a variant at: dicts of what `at` takes, and the Run that it gives.
+
+    rates: masking rates besides its own, for variants that have no other way to choose patches.
+    """
     stage = run.stages[-1]
+    if any(vars(stage).get(field) for field in ('tubes', 'token_budget')):
+        rates = ()
     for size in memory['sizes']:
         for frames in memory['frames'] if stage.frames > 1 else (1,):
             for remat in memory['remats']:
