@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from long_vivit import config, estimate, recipe, sharding, start
+from long_vivit import config, estimate, sharding, start
 from long_vivit.sweeps import shapes
 from long_vivit.sweeps.grid import digest
 from long_vivit.writers import write_json_atomic
