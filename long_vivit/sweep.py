@@ -170,7 +170,8 @@ def keep_base(sweep):
     Raises ValueError with all fields that differ.
     """
     file = sweep.workdir / 'sweep.json'
-    now = config.Run(base=sweep.base, memory=config.frozen(sweep.memory))
+    memory = config.frozen(sweep.memory)
+    now = config.Run(base=sweep.base, memory=memory, seeds_from=sweep.seeds_from)
     if file.exists() and any(sweep.workdir.glob('cells/*/*/*')):
         before = config.from_json(file.read_text())
         changed = [

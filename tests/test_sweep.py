@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -193,6 +194,35 @@ def test_what_runs_is_told_to_stop(tmp_path):
         pool.start(task('long', code, tmp_path / 'never'))
         (process,) = pool.running
     assert process.returncode == -signal.SIGTERM and not pool.running
+
+
+def alive(process):
+    """Whether the process of a folder in /proc still runs; a dead one may wait to be fetched."""
+    try:
+        return (process / 'stat').read_text().rsplit(')', 1)[-1].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_what_runs_dies_with_who_started_it(tmp_path):
+    """So that the same command finds nobody else in the folder of a run."""
+    code = (
+        'import pathlib, sys, time; from long_vivit.sweeps import jobs\n'
+        f'pool = jobs.Pool([jobs.Share({{}})], pathlib.Path({str(tmp_path)!r}))\n'
+        "pool.start(jobs.Task('long', ('-c', 'import time; time.sleep(60)'), bool))\n"
+        'print(*[one.pid for one in pool.running], flush=True); time.sleep(60)'
+    )
+    parent = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=tiny_run.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        child = Path('/proc', parent.stdout.readline().strip())
+        assert alive(child)
+        parent.kill()
+    end = time.monotonic() + 30
+    while alive(child):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_shares_of_devices(monkeypatch):

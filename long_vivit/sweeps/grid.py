@@ -62,6 +62,7 @@ class Sweep:
     base: Run
     cells: tuple[Cell, ...]
     memory: dict[str, Any]  # as in configs/sweep.py
+    seeds_from: str
 
     @property
     def variants(self):
@@ -97,7 +98,7 @@ def read(cfg) -> Sweep:
         for name, (difference, grids, run) in resolved.items()
     ]
     base = config.resolve(config.changed(cfg.base, {}))
-    return Sweep(Path(cfg.workdir), base, tuple(cells), cfg.memory.to_dict())
+    return Sweep(Path(cfg.workdir), base, tuple(cells), cfg.memory.to_dict(), cfg.seeds_from)
 
 
 MEMORY_RULES = {
