@@ -251,7 +251,7 @@ def settings(tiny_stories, tmp_path_factory, one_device):
         'def get_config():\n'
         "    config = sweep.get_config('tiny')\n"
         "    config.grids = {'good': ({'stages.long.mask_rate': (0.75, 0.0)},),\n"
-        "                    'bad': ({'stages.long.train': ('videos:none.jsonl',)},)}\n"
+        "                    'worse': ({'stages.long.train': ('videos:none.jsonl',)},)}\n"
         '    config.base.checkpoint.every = 1\n'
         f'    config.base.data.dir = {str(tiny_stories)!r}\n'
         f'    config.workdir = {str(folder / "sweep")!r}\n'
@@ -304,7 +304,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_taught(taught):
     assert {row['cell'] for row in read_jsonl(workdir / 'rows.jsonl')} == {
         'base/seed0', 'long.mask_rate=0/seed0',
     }  # fmt: skip
-    (entry,) = read_jsonl(workdir / 'failed.jsonl')
+    entry = read_jsonl(workdir / 'failed.jsonl')[-1]
     assert entry['cell'].startswith('long.train=videos_none.jsonl~')
     assert 'none.jsonl' in entry['reason'] and 'exit status 2' in entry['reason']
     assert '1 cell(s) failed' in printed and 'Traceback' not in printed
