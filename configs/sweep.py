@@ -23,7 +23,8 @@ def fields() -> ConfigDict:
             #                    only; '' = all stages are taught with each seed
             'only': (),  # names in `grids` to teach, such as ('masking',); () = all of them
             # {name: (product, ...)}; a product is {field of the base: (value, ...)}, and stands for
-            # all its combinations. What is in several of them is taught once.
+            # all its combinations. What is in several of them is taught once. Grids go by their
+            # names in order, and all variants of a seed before the next seed.
             'grids': {},
             'memory': memory(),
         }
