@@ -23,8 +23,10 @@ pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_
 BENCH ?= masking attention loss memory reading decoding
 
 PARITY ?=
+SWEEP ?= configs/sweep.py
+ROWS ?= runs/sweep
 
-.PHONY: same-python help setup setup-dev data train test parity bench lint format constraints clean
+.PHONY: same-python help setup setup-dev data train sweep notebook test parity bench lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,12 @@ data: $(stories)  ## build the built-in data set, shape_stories
 
 train: $(stories)  ## teach the small recipe (CONFIG=configs/long.py, ARGS='--config.seed=1')
 	$(python) -m long_vivit.train --config=$(CONFIG) $(ARGS)
+
+sweep: $(stories)  ## teach a grid of variants (SWEEP=configs/sweep.py:laptop for a smaller one)
+	$(python) -m long_vivit.sweep --config=$(SWEEP) $(ARGS)
+
+notebook: $(ready_dev)  ## run notebooks/memory_recall.ipynb in place, on the rows in ROWS=runs/sweep
+	ROWS=$(abspath $(ROWS)) $(python) -m jupyter_core execute --inplace notebooks/memory_recall.ipynb
 
 test: $(ready_dev)  ## run the tests (TESTS=tests/test_config.py for some)
 	$(python) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)

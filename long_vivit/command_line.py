@@ -25,11 +25,12 @@ from long_vivit.config import USER_FILES, Run, base_config, flat, load_file, res
 def main(
     run: Callable[[Run], int | None], *, default: str, argv: Sequence[str] = (),
     before: Callable[[ConfigDict], None] = lambda cfg: None,
+    read: Callable[[ConfigDict], Any] = resolve,
 ) -> None:  # fmt: skip
     """Runs a command: reads `--config=FILE[:WORD]` and `--config.PATH=VALUE`, calls run(Run).
 
     Without --config the file is `default`. Other flags are absl flags of the calling module.
-    `before` may complete the fields before they are checked.
+    `before` may complete the fields before they are checked, `read` makes of them what `run` takes.
     Leaves through sys.exit: with what `run` returns (None = 0), or with 2 after `error: ...` on
     stderr where the fault is the user's (see `is_user_error`); a fault of ours keeps its traceback.
     """
@@ -44,7 +45,7 @@ def main(
 
     def parse(words: list[str]) -> list[str]:
         refuse_unknown_fields(words)
-        holder.append(config_flags.DEFINE_config_file('config', lock_config=True, sys_argv=words))
+        holder.append(define(words))
         try:
             return flags.FLAGS(words)
         except flags.UnrecognizedFlagError as error:
@@ -56,14 +57,24 @@ def main(
         if len(words) > 1:
             raise ValueError(f'{words[1]!r}: not understood; set fields by --config.PATH=VALUE')
         before(holder[0].value)
-        return run(resolve(holder[0].value))
+        return run(read(holder[0].value))
 
     with user_errors():
         app.run(call, argv=argv, flags_parser=parse)
 
 
+def define(words: list[str]) -> flags.FlagHolder:
+    """The flags --config and --config.PATH; `words[1]` names the file, and is taken out if JSON."""
+    path = words[1].removeprefix('--config=')
+    if not path.partition(':')[0].endswith('.json'):
+        return config_flags.DEFINE_config_file('config', lock_config=True, sys_argv=words)
+    stored = load_file(*path.partition(':')[::2])
+    del words[1]
+    return config_flags.DEFINE_config_dict('config', stored, lock_config=True, sys_argv=words)
+
+
 OVERRIDES = """\
---config=FILE[:WORD]       the configuration ({} unless given)
+--config=FILE[:WORD]       the configuration ({} unless given), or the config.json of a run
 --config.PATH=VALUE        changes a field: --config.stages.long.mask_rate=0.5
                            configs/base.py lists the fields, their units and what is allowed
 """

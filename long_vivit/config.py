@@ -149,6 +149,27 @@ def from_json(text: str) -> Run:
     return frozen(json.loads(text))
 
 
+def changed(cfg: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    """A copy of `cfg` with the fields at these paths set, as the command line would set them.
+
+    Raises ValueError with a line for each that is no field, or is given a value of another type.
+    """
+    found, known, faults = copy.deepcopy(cfg), dict(flat(cfg)), []
+    for path, value in changes.items():
+        if path not in known:
+            near = difflib.get_close_matches(path, known, 1)
+            hint = f'nearest: {near[0]}' if near else 'configs/base.py lists the fields'
+            faults.append(f'{path}: no such field; {hint}')
+            continue
+        try:
+            found.update_from_flattened_dict({path: value})
+        except TypeError:
+            faults.append(f'{path}: {value!r}; it must be of type {type(known[path]).__name__}')
+    if faults:
+        raise ValueError('\n  '.join(faults))
+    return found
+
+
 def difference(cfg: ConfigDict | Run, base: ConfigDict | Run) -> list[str]:
     """Fields that differ, as 'path: old -> new' in order of path; 'absent' where one lacks it."""
     old, new = dict(flat(base)), dict(flat(cfg))
@@ -175,7 +196,7 @@ USER_FILES: set[Path] = set()  # config files read by this process, wherever the
 
 
 def load_file(path: str, word: str = '') -> ConfigDict:
-    """What get_config(word) of a Python file returns.
+    """What get_config(word) of a Python file returns, or the configuration that a run stored.
 
     Raises ValueError where there is no such file or it has no get_config, and as get_config does.
     """
@@ -183,6 +204,8 @@ def load_file(path: str, word: str = '') -> ConfigDict:
     if not file.is_file():
         there = ', '.join(sorted(str(f) for f in Path('configs').glob('[!_]*.py')))
         raise ValueError(f'--config={path}: no such file; configs/ has {there or "none"}')
+    if file.suffix == '.json':
+        return stored(file, word)
     USER_FILES.add(file.resolve())
     spec = importlib.util.spec_from_file_location('config_file', file)
     if spec is None:
@@ -198,3 +221,28 @@ def load_file(path: str, word: str = '') -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ValueError(f'--config={path}: get_config must return a ConfigDict')
     return config
+
+
+def stored(file: Path, word: str = '') -> ConfigDict:
+    """The configuration in a run's config.json, to teach the same again or with changes.
+
+    It has the stages of that run only. Raises ValueError: the file holds none, or there is a word.
+    """
+    if word:
+        raise ValueError(f"--config={file}:{word}: a stored configuration takes no word after ':'")
+    try:
+        fields = tuples(json.loads(file.read_text(encoding='utf-8')))
+        fields['stages'] = {one.pop('name'): one for one in fields['stages']}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'--config={file}: not the configuration of a run, as its config.json holds one '
+            f'({type(error).__name__}: {error})'
+        ) from None
+    return ConfigDict(fields)
+
+
+def tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down: JSON has no tuples, and the fields have no lists."""
+    if isinstance(value, dict):
+        return {key: tuples(one) for key, one in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -50,6 +50,12 @@ class Estimate:
 
 def compiled(run, stage, vocab, mesh):
     """The compiled training step of a stage, and the State and batch it takes as shapes."""
+    program, state, batch = lowered(run, stage, vocab, mesh)
+    return program.compile(compiler_options=OPTIONS), state, batch
+
+
+def lowered(run, stage, vocab, mesh):
+    """`compiled` before it is compiled."""
     with jax.set_mesh(mesh):
         init, step = recipe.training(run, stage, vocab)
         shapes = jax.eval_shape(init)
@@ -58,8 +64,7 @@ def compiled(run, stage, vocab, mesh):
     batch = layout.batch(recipe.batch_like(run, stage), mesh)
     step = jax.jit(step, donate_argnums=0, out_shardings=(lies, sharding.everywhere(mesh)))
     with jax.set_mesh(mesh):
-        lowered = step.lower(state, batch)
-        return lowered.compile(compiler_options=OPTIONS), state, batch
+        return step.lower(state, batch), state, batch
 
 
 def own_bytes(tree):

@@ -434,6 +434,25 @@ def test_command_line_overrides():
     assert out == "('short',) videos:a/b.jsonl#x 1.0 True runs/short_base"
 
 
+def test_the_configuration_of_a_run_is_one_for_the_command_line(tmp_path):
+    """With changes; what it lacks is told, not filled in."""
+    file = tmp_path / 'config.json'
+    file.write_text(config.to_json(config.resolve(with_data('base'))))
+    code, out, err = command(
+        '--config.stages.short.lr=0.5', f'--config={file}', '--config.run=short',
+        '--config.data.train=videos:other.jsonl',
+    )  # fmt: skip
+    assert (code, err) == (0, '')
+    assert out == "('short',) videos:other.jsonl 0.5 False runs/long_base"
+    code, _, err = command(f'--config={file}', '--config.stages.short.lrr=0.5')
+    assert code == 2 and 'no field --config.stages.short.lrr; nearest: stages.short.lr' in err
+    code, _, err = command(f'--config={file}:word')
+    assert code == 2 and 'takes no word' in err
+    file.write_text(file.read_text().replace('"max_bad_steps": 20,', ''))
+    code, _, err = command(f'--config={file}')
+    assert code == 2 and 'max_bad_steps: is missing' in err
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [

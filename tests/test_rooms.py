@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 
 COMMANDS = {'train', 'evaluate', 'inspect_data', 'build_data', 'plan', 'interpolate', 'export'}
-COMMANDS |= {'train_tokenizer'}  # and all else that runs as __main__
+COMMANDS |= {'train_tokenizer', 'sweep'}  # and all else that runs as __main__
 PURE = {'models', 'losses', 'metrics', 'ranking', 'bootstrap', 'names', 'optim', 'sharding', 'axes'}
 PURE |= {'adam', 'grad_cache', 'flops', 'chips', 'rates', 'recut', 'trained', 'tuning'}
 ONLY = {  # library -> the modules that may import it
@@ -23,6 +23,7 @@ ONLY = {  # library -> the modules that may import it
     'grain': {'long_vivit.inputs.pipeline'},
     'ml_collections': {'long_vivit.config', 'long_vivit.command_line', 'configs'},
     'tensorflow': set(),
+    'matplotlib': {'long_vivit.sweeps.figures'},
     'torch': {'long_vivit.weights.files'},  # for .pt files, when one is named
 }
 NEVER = {  # module -> libraries and modules that it may not import
@@ -40,6 +41,8 @@ NEVER = {  # module -> libraries and modules that it may not import
     'long_vivit.inputs': {'optax', 'long_vivit.models', 'long_vivit.config', 'configs'},
     'long_vivit.metrics': {'jax', 'flax'},
     'long_vivit.config': {'jax', 'flax'},
+    'long_vivit.sweep': {'jax', 'flax', 'long_vivit.estimate', 'long_vivit.recipe'},
+    'long_vivit.sweeps.jobs': {'jax', 'flax'},  # it starts processes and holds no devices
     'data': {'jax', 'flax', 'tensorflow'},
     'configs': {'jax', 'flax', 'long_vivit'},
 }

@@ -1,0 +1,214 @@
+"""Teach a grid of variants, a row of results for each: recall against memory, seed by seed.
+
+    python -m long_vivit.sweep --config configs/sweep.py
+    python -m long_vivit.sweep --config configs/sweep.py --config.only=masking --config.seeds=0,1
+    python -m long_vivit.sweep --config configs/sweep.py --table      what is there so far
+    python -m long_vivit.sweep --config configs/sweep.py --memory     compiled memory, no training
+
+--config.base.PATH=VALUE changes the recipe that all cells share: its data, steps, sizes.
+
+Each cell is a normal run in its own folder of the work directory, and so is each stage that several
+cells begin with, taught once. The same command goes on where it was stopped, by whatever. Exit
+status: 0; 1 where a cell failed (its reason is in failed.jsonl, the others were taught); 2 where
+the configuration is at fault.
+
+rows.jsonl    a line for each cell that is done    memory.jsonl   of --memory
+cells/        its runs                             shared/        those that several start from
+logs/         what they printed                    facts/         what each variant takes
+"""
+
+import contextlib
+import fcntl
+import json
+import time
+from pathlib import Path
+
+from absl import flags
+
+from long_vivit import command_line, config
+from long_vivit.stop import Signalled, Signals, words
+from long_vivit.sweeps import grid, jobs, report, rows
+from long_vivit.workdir import FREE, Workdir, writable
+from long_vivit.writers import JsonlWriter, read_jsonl, write_json_atomic, write_text_atomic
+
+JOBS = flags.DEFINE_integer('jobs', 1, 'cells at a time, each on its share', lower_bound=1)
+TABLE = flags.DEFINE_bool('table', False, 'print the table of the rows there are, and end')
+MEMORY = flags.DEFINE_bool('memory', False, 'compile all variants at all masking rates, and end')
+
+CPU = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+
+
+def main(sweep):
+    """`run` a checked Sweep, or print what is there -> exit status."""
+    if TABLE.value:
+        say(report.table(read_jsonl(sweep.workdir / 'rows.jsonl'), sweep.memory))
+        return 0
+    shares = jobs.shares(JOBS.value)
+    try:
+        with writable(sweep.workdir), alone_in(sweep.workdir), Signals():
+            keep_base(sweep)
+            with jobs.Pool(shares, sweep.workdir / 'logs') as pool:
+                return (compile_all if MEMORY.value else teach)(sweep, pool)
+    except Signalled as signalled:
+        say(f'{words(signalled.number)}: the same command goes on from what is in {sweep.workdir}')
+        return 128 + signalled.number
+
+
+def teach(sweep, pool):
+    """Teaches the cells that have no row yet -> exit status."""
+    file = sweep.workdir / 'rows.jsonl'
+    done = {row['cell'] for row in read_jsonl(file)}
+    todo = [cell for cell in sweep.cells if cell.name not in done]
+    tasks = list({task.name: task for cell in todo for task in tasks_of(cell, sweep)}.values())
+    say(
+        f'{sweep.workdir}: {len(sweep.cells)} cells, {len(sweep.cells) - len(todo)} done before; '
+        f'{sum(not task.finished() for task in tasks)} runs to go'
+    )
+    commit, ended, failed = rows.commit_of(Path(__file__).parent), {}, 0
+    with JsonlWriter(file) as writer, JsonlWriter(sweep.workdir / 'failed.jsonl') as ledger:
+        for task, reason in pool.run(tasks):
+            ended[task.name] = reason
+            if reason:
+                say(f'failed: {task.name}: {reason}')
+            for cell in [cell for cell in todo if ready(cell, ended)]:
+                todo.remove(cell)
+                if wrong := [ended[n] for n in (costs_name(cell), cell.chain[-1].name) if ended[n]]:
+                    ledger.append({'cell': cell.name, 'reason': wrong[0], 'time': time.time()})
+                    failed += 1
+                    continue
+                row = row_of(cell, sweep, pool, commit)
+                writer.append(row)
+                say(f'[{len(sweep.cells) - len(todo)}/{len(sweep.cells)}] {report.line(row)}')
+    say('')
+    say(report.table(read_jsonl(file), sweep.memory))
+    if failed:
+        say(f'\n{failed} cell(s) failed: {sweep.workdir / "failed.jsonl"}; start again to retry')
+    return 1 if failed else 0
+
+
+def ready(cell, ended):
+    """Whether all that the row of a cell needs has ended, well or not."""
+    return costs_name(cell) in ended and cell.chain[-1].name in ended
+
+
+def row_of(cell, sweep, pool, commit):
+    """The row of a cell that is done."""
+    link = cell.chain[-1]
+    log = pool.logs / f'{link.name}.log'
+    return rows.row_of(
+        cell, Workdir(link.path).finished(link.stage.name),
+        json.loads((sweep.workdir / f'{costs_name(cell)}.json').read_text()),
+        jobs=JOBS.value, device=rows.device_of(log), commit=commit,
+    )  # fmt: skip
+
+
+def tasks_of(cell, sweep):
+    """What leads to the row of a cell: its runs one after the other, and what its variant takes."""
+    before = ()
+    for link in cell.chain:
+        file = link.path.with_suffix('.json')
+        write_text_atomic(file, config.to_json(link.run))
+        yield jobs.Task(
+            link.name, ('-m', 'long_vivit.train', f'--config={file}'),
+            lambda link=link: Workdir(link.path).finished(link.stage.name) is not None, before,
+        )  # fmt: skip
+        before = (link.name,)
+    yield costs_task(cell, sweep, costs_name(cell), ())
+
+
+def costs_name(cell):
+    return f'facts/{cell.variant}'
+
+
+def costs_task(cell, sweep, name, rates):
+    """The task that finds out what a variant takes, at its own masking rate and at `rates`."""
+    out, file = sweep.workdir / f'{name}.json', sweep.workdir / f'{name}.request.json'
+    request = {
+        'run': json.loads(config.to_json(cell.whole)),
+        'base': json.loads(config.to_json(sweep.base)),
+        'memory': sweep.memory,
+        'rates': list(rates),
+        'cache': str(sweep.workdir / 'facts' / 'compiled'),
+        'out': str(out),
+    }
+    write_json_atomic(file, request)
+    written = grid.digest(json.loads(file.read_text()))
+
+    def finished():
+        return out.exists() and json.loads(out.read_text())['request'] == written
+
+    arguments = ('-m', 'long_vivit.sweeps.costs', str(file))
+    return jobs.Task(name, arguments, finished, environment=CPU)
+
+
+def compile_all(sweep, pool):
+    """The table of memory: all variants at their own masking rate and at others -> exit status."""
+    tasks = {f'facts/{cell.variant}.rates': cell for cell in sweep.variants}
+    found, failed = {}, 0
+    for task, reason in pool.run(
+        [costs_task(cell, sweep, name, sweep.memory['rates']) for name, cell in tasks.items()]
+    ):
+        if reason:
+            say(f'failed: {task.name}: {reason}')
+            failed += 1
+            continue
+        cell = tasks[task.name]
+        facts = json.loads((sweep.workdir / f'{task.name}.json').read_text())
+        found[task.name] = [{'variant': cell.variant, **one} for one in facts['memory']]
+        say(f'{cell.variant}: {len(found[task.name])} compiled')
+        lines = [one for name in tasks for one in found.get(name, ())]
+        text = ''.join(json.dumps(one) + '\n' for one in lines)
+        write_text_atomic(sweep.workdir / 'memory.jsonl', text)
+    say('')
+    say(report.memory_table(read_jsonl(sweep.workdir / 'memory.jsonl'), sweep.memory))
+    return 1 if failed else 0
+
+
+def keep_base(sweep):
+    """Stores what the cells share, or checks that it is what the cells there were taught with.
+
+    Raises ValueError with all fields that differ.
+    """
+    file = sweep.workdir / 'sweep.json'
+    memory = config.frozen(sweep.memory)
+    now = config.Run(base=sweep.base, memory=memory, seeds_from=sweep.seeds_from)
+    if file.exists() and any(sweep.workdir.glob('cells/*/*/*')):
+        before = config.from_json(file.read_text())
+        changed = [
+            line for line in config.difference(now, before)
+            if not FREE.fullmatch(line.partition(':')[0].removeprefix('base.'))
+        ]  # fmt: skip
+        if changed:
+            raise ValueError(
+                '\n  '.join([
+                    f'{sweep.workdir} holds a sweep of another base; change these back, or give '
+                    'this one a workdir of its own (nothing was changed):', *changed,
+                ])
+            )  # fmt: skip
+    write_text_atomic(file, config.to_json(now))
+
+
+@contextlib.contextmanager
+def alone_in(folder):
+    """Within it no other sweep may use the folder. Raises ValueError where one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'a') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'{folder}: another sweep is at work here; wait for its end, or give this one a '
+                'workdir of its own'
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def say(text):
+    """A line on the screen, there at once."""
+    print(text, flush=True)
+
+
+if __name__ == '__main__':
+    command_line.main(main, default='configs/sweep.py', read=grid.read)

@@ -1,0 +1,207 @@
+"""The paper's figures from the rows of a sweep; each function returns (figure, sentence).
+
+Needs matplotlib. The sentence says what the figure shows, in numbers computed from the rows, and
+whether they agree with the paper (arXiv 2312.07395v1), which prints no values: what can be compared
+is which way things go. Where rows are missing there is no figure, and the sentence says so.
+"""
+
+import matplotlib.pyplot as plt
+
+from long_vivit.sweeps import findings, rows
+
+COLOURS = ('#0b6e99', '#e08e2b', '#5a9e6f', '#a34a6b', '#6f6f9a', '#9a9a9a', '#c2a83e', '#3f3f3f')
+
+
+def shape_of(found):
+    """(size, frames, remat) whose compiled memory goes on the axes: ViT-B and 128 frames, if there.
+
+    Else the first that the rows have.
+    """
+    shapes = [(one['size'], one['frames'], one['remat']) for row in found for one in row['memory']]
+    return SHAPE if SHAPE in shapes or not shapes else shapes[0]
+
+
+SHAPE = ('B', 128, 'none')
+
+
+def gigabytes(row, shape=SHAPE):
+    """Compiled GB of a row's variant at a shape, or None."""
+    found = rows.peak(row, *shape)
+    return None if found is None else found / 1e9
+
+
+def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, limit_gb=None):
+    """Recall over training memory: a line for each difference, a point for each masking rate.
+
+    Returns the figure, or None where no variant was compiled at `shape`.
+    """
+    lines = {}
+    for label, rates in findings.lines_of(found).items():
+        points = [
+            (gigabytes(mine[0], shape), *map(_points, rows.spread(map(measure, mine))), rate)
+            for rate, mine in rates.items()
+        ]
+        lines[label] = [p for p in points if p[0] is not None and p[1] is not None]
+    if not any(lines.values()):
+        return None
+    figure, axes = _axes(title)
+    for colour, (label, points) in zip(_colours(lines), lines.items(), strict=True):
+        for memory, mean, spread, rate in points:
+            axes.errorbar(memory, mean, spread, color=colour, marker='o', capsize=3)
+            axes.annotate(
+                f'{100 * rate:g}%', (memory, mean), xytext=(5, 4), fontsize=8, color=colour,
+                textcoords='offset points',
+            )  # fmt: skip
+        axes.plot(*zip(*[p[:2] for p in points], strict=True), color=colour, label=label)
+    if limit_gb:
+        axes.axvline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
+    size, frames, remat = shape
+    axes.set_xlabel(f'compiled training memory at ViT-{size}, {frames} frames, remat {remat} (GB)')
+    axes.set_ylabel('R@1, mean of both ways (%)')
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def backbones(found, shape=SHAPE):
+    """Figure 2: recall against memory, each backbone at each masking rate."""
+    mine = findings.of_grid(found, 'backbones')
+    figure = recall_against_memory(mine, 'Backbones and masking rates', shape=shape)
+    if figure is None:
+        return None, _missing('backbones', shape)
+    return figure, findings.masking(mine)
+
+
+def inputs(found, shape=SHAPE):
+    """Figure 3 (CVPR: 4): ways to send less of the video."""
+    mine = findings.of_grid(found, 'inputs')
+    figure = recall_against_memory(mine, 'Ways to send less of a video', shape=shape)
+    if figure is None:
+        return None, _missing('inputs', shape)
+    told = findings.against(mine)
+    words = ', '.join(f'{label} {d}' for label, d in told.items()) or 'nothing but the base'
+    worse = [told[name] for name in findings.coarser(mine) if name in told]
+    holds = all(d.mean < 0 for d in worse) if worse else None
+    said = findings.held('masking beats coarse time, coarse space and tubes', holds, worse)
+    return figure, f'R@1 against the base, in points: {words}. {said}'
+
+
+def kinds(found, shape=SHAPE):
+    """Which patches are left out: random, slices, tubes, by motion."""
+    mine = findings.of_grid(found, 'masking')
+    figure = recall_against_memory(mine, 'Which patches are left out', shape=shape)
+    if figure is None:
+        return None, _missing('masking', shape)
+    return figure, f'{findings.masking(mine)} {findings.kinds(mine)}'
+
+
+def long_stage(found, shape=SHAPE, limit_gb=16.0):
+    """Figure 5, as far as it can be drawn: recall of the long stage against its memory."""
+    mine = findings.of_grid(found, 'tuning')
+    figure = recall_against_memory(mine, 'What is trained', shape=shape, limit_gb=limit_gb)
+    if figure is None:
+        return None, _missing('tuning', shape)
+    peaks = {name: gigabytes(one[0], shape) for name, one in rows.by_variant(mine).items()}
+    told = findings.against(mine)
+    words = '; '.join(
+        f'{name}: {d} points, {peaks["base"] / peaks[name]:.1f} times less memory'
+        for name, d in told.items()
+        if peaks[name] and peaks.get('base')
+    )
+    return figure, (
+        f'Against the base: {words or "nothing to compare"}. The paper has 3 times less with the '
+        'last four layers trained and nothing lost. Its other axis, the memory of video-to-text '
+        'tuning, is not drawn: this project has no video-to-text stage yet.'
+    )
+
+
+def growth(found, shape=SHAPE):
+    """Figure 4 (CVPR: 3): how much more memory a variant takes at ViT-L than at ViT-B."""
+    _, frames, remat = shape
+    shares = {
+        variant: findings.growth(mine[0], frames, remat)
+        for variant, mine in rows.by_variant(found).items()
+    }
+    shares = {variant: 100 * x for variant, x in shares.items() if x is not None}
+    if not shares:
+        return None, _missing('any grid', ('B and L', frames, remat))
+    figure, axes = _axes('Memory growth from ViT-B to ViT-L', height=1 + 0.32 * len(shares))
+    axes.barh(list(shares), list(shares.values()), color=COLOURS[0])
+    axes.invert_yaxis()
+    axes.set_xlabel(f'more memory at ViT-L than at ViT-B, {frames} frames (%)')
+    low, high = min(shares, key=shares.get), max(shares, key=shares.get)
+    said = (
+        f'From B to L memory grows by {shares[low]:.0f}% ({low}) to {shares[high]:.0f}% ({high}).'
+    )
+    joint, factorised = shares.get('base'), shares.get('backbone=factorised')
+    holds = None if None in (joint, factorised) else factorised > joint
+    return figure, f'{said} ' + findings.held('factorised attention grows the most', holds)
+
+
+def order(found):
+    """Order twins by variant, with the line of chance."""
+    told = {
+        variant: rows.spread(map(findings.twins, mine))
+        for variant, mine in rows.by_variant(found).items()
+    }
+    told = {variant: spread for variant, spread in told.items() if spread[0] is not None}
+    if not told:
+        return None, 'No row has order twins.'
+    figure, axes = _axes('Order twins told apart', height=1 + 0.32 * len(told))
+    means, spreads = zip(*[map(_points, spread) for spread in told.values()], strict=True)
+    axes.barh(list(told), means, xerr=[x or 0 for x in spreads], color=COLOURS[2], capsize=3)
+    axes.invert_yaxis()
+    axes.axvline(50, color='#3f3f3f', linestyle=':')
+    axes.set_xlim(0, 100)
+    axes.set_xlabel('right of two stories with the same shots in two orders (%); 50 is chance')
+    return figure, findings.order(found)
+
+
+def memory(found, size='B', remat='none', limit_gb=16.0):
+    """Compiled memory over frames, a line for each variant at its masking rate.
+
+    found: rows of memory.jsonl.
+    """
+    lines = {}
+    for one in found:
+        if (one['size'], one['remat']) == (size, remat):
+            label = f'{one["variant"]}, {100 * one["rate"]:g}% masked'
+            lines.setdefault(label, []).append((one['frames'], one['peak_bytes'] / 1e9))
+    if not lines:
+        return None, f'Nothing was compiled at ViT-{size} with remat {remat}.'
+    figure, axes = _axes(f'Compiled memory at ViT-{size}', height=4.8)
+    for colour, (label, points) in zip(_colours(lines), lines.items(), strict=True):
+        axes.plot(*zip(*sorted(points), strict=True), marker='o', color=colour, label=label)
+    axes.axhline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
+    axes.set_xlabel('frames')
+    axes.set_ylabel('GB')
+    axes.legend(fontsize=7, frameon=False)
+    longest = max(one[0] for points in lines.values() for one in points)
+    fit = [label for label, points in lines.items() if dict(points).get(longest, 1e9) <= limit_gb]
+    return figure, (
+        f'At {longest} frames {len(fit)} of {len(lines)} fit into {limit_gb:g} GB with ViT-{size}: '
+        f'{"; ".join(fit) or "none"}.'
+    )
+
+
+def _points(share):
+    return None if share is None else 100 * share
+
+
+def _colours(lines):
+    return [COLOURS[i % len(COLOURS)] for i in range(len(lines))]
+
+
+def _axes(title, height=4.2):
+    figure, axes = plt.subplots(figsize=(7.5, height), layout='constrained')
+    axes.set_title(title, fontsize=11)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _missing(name, shape):
+    size, frames, remat = shape
+    return (
+        f'Not drawn: the rows have no variant of {name} compiled at ViT-{size}, {frames} frames, '
+        f'remat {remat}.'
+    )

@@ -1,0 +1,265 @@
+"""From a sweep's configuration to its cells: what each changes, and the runs that teach it.
+
+A cell is a variant (a difference from the base) at a seed. It is taught stage by stage, each stage
+a run of its own that starts from the one before. Cells that do not differ up to a stage have the
+same run for it: it lies under shared/ and is taught once.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from long_vivit import config, rules, weights
+from long_vivit.allowed import Rule, at_least, one_of, positive, share
+from long_vivit.config import Run
+
+MAX_NAME = 120  # characters of a variant's folder; file systems take 255
+OWN = {'seed': 'name them in seeds', 'workdir': "each cell has a folder in the sweep's own workdir"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """The run of one stage, alone: `run` starts from the link before and has its own workdir."""
+
+    name: str
+    run: Run
+
+    @property
+    def path(self):
+        return Path(self.run.workdir)
+
+    @property
+    def stage(self):
+        return self.run.stages[0]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant at a seed."""
+
+    variant: str  # 'base', or the name of its difference, such as 'long.mask_rate=0.5'
+    difference: dict[str, Any]  # {path: value} of the fields that are not the base's
+    seed: int
+    grids: tuple[str, ...]  # those that it belongs to
+    whole: Run  # all stages, as if one run taught them
+    chain: tuple[Link, ...]  # one for each stage, in order
+
+    @property
+    def name(self):
+        return f'{self.variant}/seed{self.seed}'
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked configuration of a sweep."""
+
+    workdir: Path
+    base: Run
+    cells: tuple[Cell, ...]
+    memory: dict[str, Any]  # as in configs/sweep.py
+    seeds_from: str
+
+    @property
+    def variants(self):
+        """The first cell of each variant, in order."""
+        return list({cell.variant: cell for cell in reversed(self.cells)}.values())[::-1]
+
+
+def read(cfg) -> Sweep:
+    """The sweep of a ConfigDict as configs/sweep.py makes it.
+
+    Raises one ValueError with all faults, a line each, of the sweep and of the configuration of
+    every cell; nothing is built or written.
+    """
+    faults = list(own_faults(cfg))
+    resolved, of_cells = {}, {}
+    for name, difference, grids in [] if faults else variants(cfg):
+        try:
+            run = config.resolve(config.changed(cfg.base, difference))
+            resolved[name] = difference, grids, run
+        except ValueError as error:
+            for line in str(error).split('\n  '):
+                if not line.startswith('the configuration has '):
+                    of_cells.setdefault(line, []).append(name)
+    for line, names in of_cells.items():
+        more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+        faults.append(f'{line} ({names[0]}{more})')
+    if faults:
+        count = 'one fault' if len(faults) == 1 else f'{len(faults)} faults'
+        raise ValueError('\n  '.join([f'the sweep has {count}:', *faults]))
+    cells = [
+        Cell(name, difference, seed, grids, run, chain(cfg, run, difference, seed))
+        for seed in cfg.seeds  # outermost: all variants are seen before any is repeated
+        for name, (difference, grids, run) in resolved.items()
+    ]
+    base = config.resolve(config.changed(cfg.base, {}))
+    return Sweep(Path(cfg.workdir), base, tuple(cells), cfg.memory.to_dict(), cfg.seeds_from)
+
+
+MEMORY_RULES = {
+    'pixels': at_least(1),
+    'patch': at_least(1),
+    'tubelet': at_least(1),
+    'layers': at_least(1),
+    'text_length': at_least(3),
+    'batch': at_least(1),
+    'dtype': one_of('float32', 'bfloat16'),
+    'limit_gb': positive,
+}
+MEMORY_LISTS = {
+    'sizes': one_of('B', 'L'),
+    'frames': Rule(lambda x: type(x) is int and x >= 2, 'a whole number of at least 2'),
+    'remats': one_of('none', 'dots', 'attention', 'full'),
+    'rates': share,
+}
+
+
+def own_faults(cfg) -> Iterator[str]:
+    """Faults of the sweep's own fields."""
+    from configs import sweep  # late, as config.py does: to read what is stored must not need it
+
+    given, wanted = cfg.to_dict(), sweep.fields().to_dict()
+    wrong = [f'{name}: is missing' for name in ('base', 'grids') if name not in given]
+    plain = [{k: v for k, v in d.items() if k not in ('base', 'grids')} for d in (given, wanted)]
+    wrong += rules.structure_faults(*plain)
+    yield from wrong
+    if wrong:
+        return
+    seeds, grids, run = cfg.seeds, given['grids'], config.plain_values(cfg.base)['run']
+    if not seeds or len(set(seeds)) < len(seeds) or not all(_whole(seed, 0) for seed in seeds):
+        yield f'seeds: {seeds!r}; it must be whole numbers of at least 0, each once, such as (0, 1)'
+    if cfg.seeds_from and cfg.seeds_from not in run:
+        yield f"seeds_from: {cfg.seeds_from!r}; it must be '' or a stage: {', '.join(run)}"
+    for name in cfg.only:
+        if name not in grids:
+            yield f'only: {name!r} is no grid; it must be some of {", ".join(grids) or "(none)"}'
+    if not grids:
+        yield 'grids: there is none; it must name at least one'
+    for name, products in grids.items():
+        yield from grid_faults(f'grids.{name}', products)
+    memory = given['memory']
+    yield from rules.value_faults(memory, MEMORY_RULES, 'memory.')
+    for field, rule in MEMORY_LISTS.items():
+        if bad := [value for value in memory[field] if not rule.passes(value)]:
+            yield f'memory.{field}: {bad[0]!r} is not allowed; each must be {rule.allowed}'
+
+
+def grid_faults(path: str, products) -> Iterator[str]:
+    """Products that are not {field: values}."""
+    if not isinstance(products, tuple) or not all(isinstance(one, dict) for one in products):
+        yield f'{path}: it must be a tuple of dicts, each {{field: (value, ...)}}'
+        return
+    for field, values in (item for product in products for item in product.items()):
+        if not isinstance(values, tuple) or not values:
+            yield f'{path}: {field}: {values!r}; it must be a tuple of values, such as (0.5, 0.75)'
+        elif field in OWN:
+            yield f'{path}: {field}: no axis; {OWN[field]}'
+
+
+def variants(cfg) -> Iterator[tuple[str, dict, tuple[str, ...]]]:
+    """(name, difference, grids) of each variant: products multiplied out, each variant once."""
+    base, found = dict(config.flat(cfg.base)), {}
+    for grid, products in cfg.grids.to_dict().items():
+        if cfg.only and grid not in cfg.only:
+            continue
+        for product in products:
+            for values in itertools.product(*product.values()):
+                changes = dict(zip(product, values, strict=True))
+                changes = {p: changes[p] for p in sorted(changes) if changes[p] != base.get(p)}
+                grids = found.setdefault(name_of(changes), (changes, []))[1]
+                if grid not in grids:
+                    grids.append(grid)
+    for name, (changes, grids) in found.items():
+        yield name, changes, tuple(grids)
+
+
+def name_of(changes: dict[str, Any]) -> str:
+    """A folder's name for a difference: the same whatever else the sweep has; 'base' for none."""
+    words = [f'{short(path)}={_word(value)}' for path, value in sorted(changes.items())]
+    plain = ','.join(words) or 'base'
+    name = re.sub(r'[^\w.,=+-]', '_', plain)
+    if name == plain and len(name) <= MAX_NAME:
+        return name
+    return f'{name[:MAX_NAME]}~{digest(changes)[:8]}'
+
+
+def digest(value: Any) -> str:
+    """Twelve characters that differ where a plain value differs."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def short(path: str) -> str:
+    """'stages.long.mask_rate' -> 'long.mask_rate', 'model.video.patch' -> 'patch'."""
+    return re.sub(r'^(stages\.|model\.video\.|model\.)', '', path)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return '+'.join(map(_word, value)) or 'none'
+    return (f'{value:g}' if isinstance(value, float) else str(value)) or 'none'
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, ...]:
+    """The runs that teach a cell, a stage each; the last one lies under cells/.
+
+    Stages before `seeds_from` are taught with the first seed.
+    """
+    links, names = [], [stage.name for stage in run.stages]
+    place = names.index(cfg.seeds_from) if cfg.seeds_from in names else 0
+    for i, stage in enumerate(run.stages):
+        absent = unborn(run, i)
+        later = (*absent, *(f'stages.{name}.' for name in names[i + 1 :]))
+        felt = {path: value for path, value in difference.items() if not path.startswith(later)}
+        last = i == len(names) - 1
+        own_seed = seed if i >= place else cfg.seeds[0]
+        name = f'cells/{name_of(felt)}' if last else f'shared/{stage.name}/{name_of(felt)}'
+        name = f'{name}/seed{own_seed}'
+        fields = {
+            **vars(without(run, absent)),
+            'run': (stage.name,),
+            'stages': (stage,),
+            'seed': own_seed,
+            'workdir': str(Path(cfg.workdir) / name),
+        }
+        if run.compile_cache == 'auto':
+            fields['compile_cache'] = str(Path(cfg.workdir) / '.compiled')
+        if links:
+            fields |= _starts_from(links[-1], run, fields['model'])
+        links.append(Link(name, Run(**fields)))
+    return tuple(links)
+
+
+def unborn(run: Run, i: int) -> tuple[str, ...]:
+    """Fields of parts that the model of stage i does not have: no stage up to it trains them.
+
+    LoRA is merged at the end of its stage, adapters stay.
+    """
+    video = vars(run.model.video)  # not all of these fields in runs of before
+    told = [set(vars(stage).get('tune', '').split('+')) for stage in run.stages[: i + 1]]
+    parts = {'adapter_width': 'adapters' in set().union(*told), 'lora_rank': 'lora' in told[-1]}
+    return tuple(f'model.video.{x}' for x, there in parts.items() if video.get(x) and not there)
+
+
+def without(run: Run, absent: tuple[str, ...]) -> Run:
+    """The Run with these fields of model.video at 0."""
+    zeros = {path.rsplit('.', 1)[-1]: 0 for path in absent}
+    video = Run(**{**vars(run.model.video), **zeros})
+    return Run(**{**vars(run), 'model': Run(**{**vars(run.model), 'video': video})})
+
+
+def _starts_from(before: Link, run: Run, model: Run) -> dict[str, Any]:
+    """The fields of a run that starts from the link before, with its tokenizer."""
+    found = {'init': str(before.path)}
+    if weights.split(run.init):  # of which the fields of the model are filled in by now
+        found['model'] = Run(**{**vars(model), 'from_init': False})
+        found['data'] = Run(**{**vars(run.data), 'tokenizer': str(before.path / 'tokenizer.json')})
+    return found

@@ -1,0 +1,363 @@
+"""Sweeps: grids and their faults, shared stages, stopped and gone on, rows, the notebook."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import sweep as recipes
+from long_vivit import config, train
+from long_vivit.sweeps import grid, jobs, rows, shapes
+from long_vivit.workdir import Workdir
+from long_vivit.writers import read_jsonl
+from tests import tiny_run
+
+RATE = 'stages.long.mask_rate'
+
+
+def sweep_of(grids, **changes):
+    """A sweep of the default recipe with these grids."""
+    cfg = recipes.fields()
+    cfg.update({'seeds': (0,), **changes})
+    cfg.grids.update(grids)
+    return cfg
+
+
+def faults_of(cfg):
+    with pytest.raises(ValueError) as caught:
+        grid.read(cfg)
+    return str(caught.value).split('\n  ')
+
+
+# Grids
+
+
+def test_products_are_multiplied_out_and_what_is_twice_is_one_cell():
+    products = {RATE: (0.0, 0.75), 'model.video.patch': (16, 8)}
+    found = grid.read(
+        sweep_of({'a': (products,), 'b': ({RATE: (0.5,)}, {RATE: (0.0,)})}, seeds=(3, 1))
+    )
+    names = [cell.name for cell in found.cells]
+    assert names == [f'{v}/seed{s}' for s in (3, 1) for v in (
+        'long.mask_rate=0', 'patch=8,long.mask_rate=0', 'base', 'patch=8', 'long.mask_rate=0.5',
+    )]  # fmt: skip
+    grids = {cell.variant: cell.grids for cell in found.cells}
+    assert grids['long.mask_rate=0'] == ('a', 'b') and grids['long.mask_rate=0.5'] == ('b',)
+    cell = found.cells[1]
+    assert cell.difference == {RATE: 0.0, 'model.video.patch': 8}
+    assert cell.whole.stages[2].mask_rate == 0.0 and cell.whole.model.video.patch == 8
+
+
+def test_only_some_grids():
+    cfg = sweep_of({'a': ({RATE: (0.0,)},), 'b': ({RATE: (0.5,)},)}, only=('b',))
+    assert [cell.variant for cell in grid.read(cfg).cells] == ['long.mask_rate=0.5']
+
+
+def test_names_are_stable_readable_and_told_apart():
+    assert grid.name_of({}) == 'base'
+    assert grid.name_of({RATE: 0.75, 'model.video.patch': 8}) == 'patch=8,long.mask_rate=0.75'
+    odd = [grid.name_of({'init': name}) for name in ('a/b', 'a:b')]
+    assert odd[0] != odd[1] and all(re.fullmatch(r'init=a_b~\w{8}', name) for name in odd)
+    assert len(grid.name_of({'init': 'x' * 500})) < 140
+
+
+def test_stages_before_the_difference_are_shared():
+    """Each stage is a run of its own, from the one before; it is named by what it feels."""
+    cfg = sweep_of({'a': ({RATE: (0.0, 0.75)}, {'stages.short.mask_rate': (0.0,)})})
+    plain, base, short = grid.read(cfg).cells
+    assert [link.name for link in plain.chain] == [
+        'shared/image/base/seed0', 'shared/short/base/seed0', 'cells/long.mask_rate=0/seed0',
+    ]  # fmt: skip
+    assert plain.chain[:2] == base.chain[:2]
+    assert short.chain[0] == base.chain[0]
+    assert short.chain[1].name == 'shared/short/short.mask_rate=0/seed0'
+    assert [link.run.init for link in plain.chain] == ['', *(str(x.path) for x in plain.chain[:2])]
+    assert [link.run.run for link in plain.chain] == [('image',), ('short',), ('long',)]
+    assert plain.chain[2].run.stages == (plain.whole.stages[2],)
+
+
+def test_seeds_from_a_stage_on():
+    cells = grid.read(sweep_of({'a': ({},)}, seeds=(5, 6), seeds_from='long')).cells
+    assert [[link.run.seed for link in cell.chain] for cell in cells] == [[5, 5, 5], [5, 5, 6]]
+    assert cells[0].chain[:2] == cells[1].chain[:2]
+
+
+def test_all_faults_at_once():
+    """Of the sweep's own fields first; then of every cell, a fault of many told once."""
+    cfg = sweep_of(
+        {'a': ({RATE: 0.5},), 'b': ({'seed': (1, 2)},), 'c': 3}, seeds=(0, 0), only=('d',),
+        seeds_from='longer',
+    )  # fmt: skip
+    cfg.memory.update(sizes=('S',), patch=0, frames=(1,))
+    head, *lines = faults_of(cfg)
+    assert head == 'the sweep has 9 faults:'
+    for line, start in zip(lines, (
+        'seeds: (0, 0)', "seeds_from: 'longer'", "only: 'd'", f'grids.a: {RATE}: 0.5; it must be',
+        'grids.b: seed: no axis; name them in seeds', 'grids.c: it must be a tuple of dicts',
+        'memory.patch: 0', "memory.sizes: 'S'", 'memory.frames: 1',
+    ), strict=True):  # fmt: skip
+        assert line.startswith(start), line
+
+
+def test_each_cell_is_checked_before_the_first_one_runs():
+    bad = {RATE: (0.75, 0.99), 'stages.long.mask_kind': ('tube', 'cube'), 'model.video.pach': (8,)}
+    bad.pop('model.video.pach')
+    lines = faults_of(sweep_of({'a': (bad, {'model.video.pach': (8,)}, {RATE: ('much',)})}))
+    assert len(lines) == 1 + 4, lines
+    text = '\n'.join(lines)
+    assert 'stages.long.mask_rate: 0.99 is not allowed' in text and 'and 1 more)' in text
+    assert "stages.long.mask_kind: 'cube' is not allowed" in text
+    assert 'model.video.pach: no such field; nearest: model.video.patch (pach=8)' in text
+    assert "stages.long.mask_rate: 'much'; it must be of type float" in text
+
+
+def test_the_recipes_pass():
+    for word in recipes.SIZES:
+        assert grid.read(recipes.get_config(word)).cells
+    with pytest.raises(ValueError, match="'huge' is no size"):
+        recipes.get_config('huge')
+
+
+def test_a_stored_configuration_is_one_to_start_from(tmp_path):
+    """The command line takes config.json of a run, and what it lacks is told, not filled in."""
+    run = tiny_run.resolved('no_data', tmp_path / 'run')
+    file = tmp_path / 'config.json'
+    file.write_text(config.to_json(run))
+    assert config.resolve(config.load_file(str(file))) == run
+    fields = json.loads(file.read_text())
+    del fields['model']['video']['pool']
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match='model.video.pool: is missing'):
+        config.resolve(config.load_file(str(file)))
+    file.write_text('{"stages": 3}')
+    with pytest.raises(ValueError, match='not the configuration of a run'):
+        config.load_file(str(file))
+
+
+# Shapes
+
+
+def test_a_variant_at_the_papers_sizes():
+    """Its choices stay; units of the small run go along with the size."""
+    cfg = sweep_of({'a': ({'model.video.patch': (32,), 'model.video.tubelet': (4,),
+                           'stages.long.last_layers': (2,), RATE: (0.5,)},)})  # fmt: skip
+    found = grid.read(cfg)
+    run, base = found.cells[0].whole, found.base
+    large = shapes.at(run, base, found.memory, size='L', frames=128, remat='full')
+    (stage,) = large.stages
+    video = large.model.video
+    assert (video.width, video.depth, video.heads, video.remat) == (1024, 24, 16, 'full')
+    assert (video.patch, video.tubelet, stage.last_layers) == (32, 4, 8)
+    assert (stage.frames, stage.pixels, stage.batch, stage.mask_rate) == (128, 256, 1, 0.5)
+    assert large.model.dtype == 'bfloat16' and large.model.text.width == 768
+    every = [shape for shape, _ in shapes.wanted(run, base, found.memory, rates=(0.0, 0.5))]
+    assert len(every) == 2 * 3 * 1 * 2  # sizes, frames, remats, rates
+    assert {shape['rate'] for shape in every} == {0.5, 0.0}
+
+
+# Several commands at a time
+
+
+def task(name, code, out, needs=(), **environment):
+    """A task that runs a line of Python; it is finished when the file `out` is there."""
+    return jobs.Task(name, ('-c', code), out.exists, needs, environment)
+
+
+def test_a_pool_minds_needs_and_failures_and_starts_nothing_twice(tmp_path):
+    a, b, c = (tmp_path / name for name in 'abc')
+    write = "open({!r}, 'x').write(str(__import__('os').sched_getaffinity(0)))".format
+    tasks = [
+        task('b', write(str(b)), b, needs=('a',)),
+        task('a', write(str(a)), a),
+        task('bad', "print('error: no\\n  more'); raise SystemExit(2)", c),
+        task('after', write(str(c)), c, needs=('bad',)),
+    ]
+    share = jobs.Share({}, frozenset([min(os.sched_getaffinity(0))]))
+    with jobs.Pool([share], tmp_path / 'logs') as pool:
+        ended = {one.name: reason for one, reason in pool.run(tasks)}
+        again = {one.name: reason for one, reason in pool.run(tasks[:2])}
+    assert ended['a'] == ended['b'] == '' and again == {'a': '', 'b': ''}
+    assert ended['bad'].startswith('no\n  more (exit status 2; ')
+    assert ended['after'].startswith('bad: no\n  more')
+    assert a.read_text() == str(set(share.cores)) and not c.exists()
+
+
+def test_what_runs_is_told_to_stop(tmp_path):
+    code = 'import time; print("up", flush=True); time.sleep(60)'
+    with jobs.Pool([jobs.Share({})], tmp_path) as pool:
+        pool.start(task('long', code, tmp_path / 'never'))
+        (process,) = pool.running
+    assert process.returncode == -signal.SIGTERM and not pool.running
+
+
+def alive(process):
+    """Whether the process of a folder in /proc still runs; a dead one may wait to be fetched."""
+    try:
+        return (process / 'stat').read_text().rsplit(')', 1)[-1].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_what_runs_dies_with_who_started_it(tmp_path):
+    """So that the same command finds nobody else in the folder of a run."""
+    code = (
+        'import pathlib, sys, time; from long_vivit.sweeps import jobs\n'
+        f'pool = jobs.Pool([jobs.Share({{}})], pathlib.Path({str(tmp_path)!r}))\n'
+        "pool.start(jobs.Task('long', ('-c', 'import time; time.sleep(60)'), bool))\n"
+        'print(*[one.pid for one in pool.running], flush=True); time.sleep(60)'
+    )
+    parent = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=tiny_run.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        child = Path('/proc', parent.stdout.readline().strip())
+        assert alive(child)
+        parent.kill()
+    end = time.monotonic() + 30
+    while alive(child):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_shares_of_devices(monkeypatch):
+    assert jobs.shares(1) == [jobs.Share({})]
+    monkeypatch.setattr(jobs, 'devices', lambda: ('gpu', 4))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6,7')
+    shown = [share.environment['CUDA_VISIBLE_DEVICES'] for share in jobs.shares(2)]
+    assert shown == ['4,5', '6,7']
+    with pytest.raises(ValueError, match='--jobs=5: there are 4 devices'):
+        jobs.shares(5)
+    monkeypatch.setattr(jobs, 'devices', lambda: ('cpu', 1))
+    cores = [share.cores for share in jobs.shares(len(os.sched_getaffinity(0)))]
+    assert frozenset().union(*cores) == os.sched_getaffinity(0) and all(len(x) == 1 for x in cores)
+
+
+# The command
+
+
+@pytest.fixture(scope='module')
+def settings(tiny_stories, tmp_path_factory, one_device):
+    """(work directory, flags) of a tiny sweep of two cells, and of one that fails."""
+    folder = tmp_path_factory.mktemp('sweep')
+    file = folder / 'mine.py'
+    file.write_text(
+        'from configs import sweep\n'
+        'def get_config():\n'
+        "    config = sweep.get_config('tiny')\n"
+        "    config.grids = {'good': ({'stages.long.mask_rate': (0.75, 0.0)},),\n"
+        "                    'worse': ({'stages.long.train': ('videos:none.jsonl',)},)}\n"
+        '    config.base.checkpoint.every = 1\n'
+        f'    config.base.data.dir = {str(tiny_stories)!r}\n'
+        f'    config.workdir = {str(folder / "sweep")!r}\n'
+        '    return config\n'
+    )
+    return folder / 'sweep', ['-m', 'long_vivit.sweep', f'--config={file}']
+
+
+def start(flags, cache):
+    """The command, with one device for each job and a quick compilation, in a process."""
+    own = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    own |= {k.upper(): str(v) for k, v in tiny_run.quick_to_compile(cache).items()}
+    return subprocess.Popen(
+        [sys.executable, *flags], cwd=tiny_run.ROOT, env=own, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ended(flags, cache):
+    """(exit status, what it printed) of the command."""
+    process = start(flags, cache)
+    printed = process.communicate(timeout=900)[0]
+    return process.returncode, printed
+
+
+@pytest.fixture(scope='module')
+def taught(settings, quick_compilation):
+    """(work directory, exit status, what was printed): stopped in a cell and gone on."""
+    workdir, flags = settings
+    process, end = start(flags, quick_compilation), time.monotonic() + 600
+    while not any(workdir.glob('cells/*/seed0/config.json')) and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    stopped = process.communicate(timeout=600)[0]
+    assert process.returncode == 128 + signal.SIGTERM, stopped
+    last = f'SIGTERM: the same command goes on from what is in {workdir}'
+    assert stopped.splitlines()[-1] == last and not (workdir / 'rows.jsonl').read_text()
+    shared = workdir / 'shared/short/base/seed0/stages/short/finished.json'
+    before = shared.stat().st_mtime_ns
+    count = min(2, len(os.sched_getaffinity(0)))
+    status, printed = ended([*flags, f'--jobs={count}'], quick_compilation)
+    assert shared.stat().st_mtime_ns == before  # taught once
+    return workdir, status, printed
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_taught(taught):
+    workdir, status, printed = taught
+    assert status == 1, printed
+    assert {row['cell'] for row in read_jsonl(workdir / 'rows.jsonl')} == {
+        'base/seed0', 'long.mask_rate=0/seed0',
+    }  # fmt: skip
+    entry = read_jsonl(workdir / 'failed.jsonl')[-1]
+    assert entry['cell'].startswith('long.train=videos_none.jsonl~')
+    assert 'none.jsonl' in entry['reason'] and 'exit status 2' in entry['reason']
+    assert '1 cell(s) failed' in printed and 'Traceback' not in printed
+
+
+def test_rows_are_complete(taught):
+    workdir, _, printed = taught
+    masked, whole = sorted(read_jsonl(workdir / 'rows.jsonl'), key=lambda row: -row['mask_rate'])
+    assert masked['difference'] == {} and whole['difference'] == {RATE: 0.0}
+    assert masked['grids'] == ['good'] and masked['seed'] == 0
+    assert (masked['tokens_per_clip'], whole['tokens_per_clip']) == (4, 16)
+    assert whole['flops_per_clip'] > 2 * masked['flops_per_clip'] > 0
+    assert whole['peak_bytes'] > masked['peak_bytes'] > 0
+    assert whole['num_trained'] == whole['num_parameters'] > 1000
+    for row in (masked, whole):
+        result = Workdir(workdir / 'cells' / row['cell']).finished('long')
+        for order, where in (
+            ('ordered', row),
+            ('shuffled', row['shuffled']),
+            ('one_frame', row['one_frame']),
+        ):
+            score = result['scores'][order]
+            assert where['twin_accuracy'] == score['twin_accuracy']
+            for way in rows.WAYS:
+                assert where[way] == {key: score[way][key] for key in rows.RECALLS}
+        assert row['clips_per_s'] > 0 and row['seconds'] > 0 and row['device'] == 'CPU'
+        assert row['versions']['jax'] and row['protocol']['videos'] == 32
+    assert sum(': R@1 ' in line for line in printed.splitlines()) == 2
+
+
+def test_a_chain_of_runs_is_the_run_of_all_stages_bit_by_bit(taught, settings, tmp_path):
+    """Though the cell was stopped on its way; the whole run goes by a stored configuration."""
+    workdir, flags = settings
+    cfg = config.load_file(flags[-1].partition('=')[2])
+    (cell,) = [cell for cell in grid.read(cfg).cells if cell.variant == 'base']
+    file = tmp_path / 'whole.json'
+    file.write_text(config.to_json(cell.whole))
+    again = config.load_file(str(file))
+    again.workdir = str(tmp_path / 'run')
+    assert train.train(config.resolve(again)) == 0
+    ends = [max(tiny_run.checkpoints(place, 'long').items())[1] for place in (
+        tmp_path / 'run', workdir / 'cells/base/seed0')]  # fmt: skip
+    assert tiny_run.differing(*ends) == []
+
+
+def test_done_cells_are_skipped_and_another_base_is_refused(taught, settings, quick_compilation):
+    workdir, flags = settings
+    content = (workdir / 'rows.jsonl').read_bytes()
+    status, printed = ended([*flags, '--config.only=good'], quick_compilation)
+    assert status == 0, printed
+    assert printed.splitlines()[0] == f'{workdir}: 2 cells, 2 done before; 0 runs to go'
+    assert (workdir / 'rows.jsonl').read_bytes() == content
+    status, printed = ended([*flags, '--config.base.stages.long.lr=0.5'], quick_compilation)
+    assert status == 2 and 'base.stages.long.lr: 0.001 -> 0.5' in printed
+    status, printed = ended([*flags, '--table'], quick_compilation)
+    assert status == 0 and 'long.mask_rate=0 ' in printed
