@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from long_vivit.allowed import at_least, one_of, positive
+from long_vivit.models.slices import FRAME_POOLS, KINDS
 
 
 class Size(NamedTuple):
@@ -26,6 +27,9 @@ MODEL_RULES = {
     'model.video.size': one_of(*SIZES, 'custom'),
     'model.video.patch': at_least(1),
     'model.video.tubelet': at_least(1),
+    'model.video.backbone': one_of(*KINDS),
+    'model.video.frame_pool': one_of(*FRAME_POOLS),
+    'model.video.temporal_depth': at_least(1),
     'model.video.pool': one_of('mean', 'cls', 'map'),
     'model.video.activation': one_of(*ACTIVATIONS),
     'model.video.norm_epsilon': positive,
