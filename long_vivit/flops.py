@@ -20,6 +20,8 @@ class Tower(NamedTuple):
     num_tokens: int
     num_trained: int  # of the layers, the last ones; the others only run forward
     mlp_width: int = 0  # 0: 4 d
+    looks: tuple[int, ...] = ()  # for each attention of a layer, how many tokens one looks at;
+    #                              (): there is one, and it looks at all
 
     def mlp(self) -> int:
         """FLOPs of one token through an MLP, forward: 16 d^2 where it is 4 d wide."""
@@ -28,12 +30,16 @@ class Tower(NamedTuple):
     def layer(self) -> int:
         """FLOPs of one layer's forward pass for one example: 24 n d^2 + 4 n^2 d."""
         n, d = self.num_tokens, self.width
-        return n * (8 * d * d + self.mlp()) + 4 * n * n * d
+        attention = sum(8 * n * d * d + 4 * n * seen * d for seen in self.looks or (n,))
+        return attention + n * self.mlp()
 
-    def probe(self) -> int:
-        """FLOPs of `MapPool` for one example, forward, but for the query that all share."""
+    def probe(self, groups: int = 1) -> int:
+        """FLOPs of `MapPool` for one example, forward, but for the query that all share.
+
+        groups: into how many equal parts the tokens fall, each pooled by itself.
+        """
         n, d = self.num_tokens, self.width
-        return 4 * n * d * d + 4 * n * d + 2 * d * d + self.mlp()
+        return 4 * n * d * d + 4 * n * d + groups * (2 * d * d + self.mlp())
 
     def training(self) -> int:
         """FLOPs of all layers, forward and backward, for one example."""
@@ -42,7 +48,7 @@ class Tower(NamedTuple):
 
 def training_step(
     video: Tower, text: Tower, *, batch: int, num_patches: int, patch_values: int, embed: int,
-    probe: bool = False, head: bool = True,
+    probe: int = 0, head: bool = True, above: Tower | None = None,
 ) -> int:  # fmt: skip
     """FLOPs of one step of a dual encoder over a global batch, all devices together.
 
@@ -52,7 +58,9 @@ def training_step(
       batch: pairs. num_patches: kept patches of one video. patch_values: numbers in a patch
         (r * p * q * c).
       embed: e, the width of the joint space.
-      probe: whether a `MapPool` reads the video's tokens. head: whether they are projected.
+      probe: whether a `MapPool` reads the video's tokens, or in how many groups (time slices).
+        head: whether what is pooled is projected.
+      above: the layers over the vectors of slices; without layers, a `MapPool` of them.
 
     The stem's input is pixels, which need no gradient, and the stem none at all below a cut
     (`num_trained` < `depth`). The loss is a table of all pairs, forward and two products backward.
@@ -61,8 +69,12 @@ def training_step(
     stem = 2 * num_patches * patch_values * video.width * stem_passes
     heads = 2 * (video.width * head + text.width) * embed * TRAINED
     logits = 2 * batch * batch * embed * TRAINED
-    if probe:
-        heads += video.probe() * TRAINED
+    pools = [(video, probe)] if probe else []
+    if above is not None:
+        heads += above.training()
+        pools += [] if above.depth else [(above, 1)]
+    for tower, groups in pools:
+        heads += tower.probe(groups) * TRAINED
         logits += 2 * video.width * video.width * TRAINED  # the query, once for the whole batch
     return batch * (video.training() + text.training() + stem + heads) + logits
 

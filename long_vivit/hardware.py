@@ -2,7 +2,7 @@
 
 import jax
 
-from long_vivit import axes, sharding
+from long_vivit import axes, backbones, sharding
 from long_vivit.inputs.patches import num_kept
 from long_vivit.recipe import eval_view, split_of, view
 
@@ -45,6 +45,7 @@ def fitting(mesh, faults):
 def model_faults(run, mesh):
     """A line for each field of the model that the mesh does not divide."""
     seq, tensor = mesh.shape[axes.SEQ], mesh.shape[axes.TENSOR]
+    yield from backbones.mesh_faults(run, mesh)
     for tower in ('video', 'text'):
         heads = getattr(run.model, tower).heads
         if heads % tensor:

@@ -21,6 +21,7 @@ SIZES = {
     'B': Size(768, 12, 12),
     'L': Size(1024, 24, 16),
 }
+SLICED = ('factorised', 'factorised_encoder', 'frames')
 ACTIVATIONS = ('gelu', 'gelu_erf', 'quick_gelu')
 
 MODEL_RULES = {
@@ -86,6 +87,44 @@ def model_faults(config: dict) -> Iterator[str]:
                 f'model.{name}.heads = {tower["heads"]}.'
             )
     yield from position_faults(text)
+    yield from backbone_faults(video)
+
+
+def backbone_faults(video: dict) -> Iterator[str]:
+    """Choices for the video encoder that its backbone cannot take."""
+    backbone = video['backbone']
+    if backbone != 'frames' and video['frame_pool'] != 'mean':
+        yield (
+            f"model.video.frame_pool: {video['frame_pool']!r} is of backbone 'frames' only, and "
+            f"model.video.backbone is {backbone!r}; leave it at 'mean'."
+        )
+    if backbone == 'frames' and video['positions'] == 'joint':
+        yield (
+            "model.video.positions: 'joint' has no place apart from its times, and "
+            "model.video.backbone 'frames' encodes each slice without them; use 'split'."
+        )
+    if backbone in SLICED and video['pool'] == 'cls' and not video['cls_repeat']:
+        yield (
+            'model.video.cls_repeat: False, but with model.video.backbone '
+            f'{backbone!r} each time slice has its own learnt token; set it to True.'
+        )
+
+
+def backbone_mask_faults(stage: dict, video: dict, path: str) -> Iterator[str]:
+    """A mask that leaves what the backbone cannot take; `path` is that of the stage's fields."""
+    backbone, kind = video['backbone'], stage['mask_kind']
+    many = stage['frames'] // video['tubelet'] > 1
+    if not many or stage['mask_rate'] == 0 or kind in KINDS[backbone]:
+        return
+    why = {
+        'factorised': 'attends over time at each place, so a place must be kept in all slices',
+        'factorised_encoder': 'encodes each time slice by itself, equally many patches of each',
+        'frames': 'encodes each time slice by itself, equally many patches of each',
+    }[backbone]
+    yield (
+        f'{path}mask_kind: {kind!r}, but model.video.backbone {backbone!r} {why}; use '
+        f'{" or ".join(KINDS[backbone])}, or mask_rate 0.'
+    )
 
 
 def position_faults(text: dict) -> Iterator[str]:

@@ -22,7 +22,7 @@ from long_vivit.names import flatten, unflatten
 DECAY = (
     (r'(.*/)?(kernel|qkv|out|embed)', True),
     (r'(.*/)?(\w+_)?bias', False),
-    (r'(.*/)?(scale|log_scale|cls|probe)', False),
+    (r'(.*/)?(scale|log_scale|cls|probe|temporal/gate)', False),
     (r'(.*/)?positions(/\w+)?', False),
 )
 # With `last_layers` these lie below the trained layers: the stacked blocks, and all before them.

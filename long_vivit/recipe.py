@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from long_vivit import flops, long_text, optim, stage_loss
+from long_vivit import backbones, flops, long_text, optim, stage_loss
 from long_vivit.inputs.patches import num_kept
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
@@ -61,6 +61,7 @@ def eval_view(run, stage):
 
 def image_view(run, stage):
     """How `stage` would look at still images to score them: by the image stem, all patches."""
+    backbones.check_image(view(run, stage), vars(run.model.video).get('backbone', 'joint'))
     still = view(run, stage, image=True).evaluation('mid')
     return replace(still, text=vars(run.eval).get('images_text', 'caption'))
 
@@ -89,6 +90,7 @@ def model(run, stage, vocab, key):
             'remat': video.remat,
             'dtype': dtype,
             **chosen(video, VIDEO_CHOICES),
+            **backbones.fields(run, looks),
         },
         text={
             'vocab': vocab,
@@ -228,18 +230,21 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
             text.width, text.depth, num_tokens, text.depth, text_has.get('mlp_width', 0)
         )
 
-    tokens = num_patches
-    if video.pool == 'cls':
-        repeated = video_has.get('cls_repeat', False)
-        tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
+    trained, looks = stage.last_layers or video.depth, view(run, stage)
+    sees = backbones.step_towers(
+        run, looks, num_patches=num_patches, patch_values=patch_values, num_trained=trained
+    )
+    if sees is None:
+        tokens = num_patches
+        if video.pool == 'cls':
+            repeated = video_has.get('cls_repeat', False)
+            tokens += num_cls(num_patches, looks.grid) if repeated else 1
+        width = video_has.get('mlp_width', 0)
+        tower = flops.Tower(video.width, video.depth, tokens, trained, width)
+        sees = {'video': tower, 'probe': video.pool == 'map'}
     counted = flops.training_step(
-        flops.Tower(
-            video.width, video.depth, tokens, stage.last_layers or video.depth,
-            video_has.get('mlp_width', 0),
-        ),
-        reads(text_tokens or stage.text_length),
-        batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
-        probe=video.pool == 'map', head=video_has.get('head', True),
+        text=reads(text_tokens or stage.text_length), batch=batch, num_patches=num_patches,
+        patch_values=patch_values, embed=run.model.embed, head=video_has.get('head', True), **sees,
     )  # fmt: skip
     if stage.short_text:
         short = reads(stage.short_length)

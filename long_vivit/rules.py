@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from long_vivit import axes, loss_rules, weights
 from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
 from long_vivit.inputs import patches, samplers, short_text, sources
-from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
+from long_vivit.model_rules import MODEL_RULES, SIZES, backbone_mask_faults, model_faults
 
 RULES = MODEL_RULES | {
     'workdir': Rule(bool, 'the path of a folder'),
@@ -209,6 +209,8 @@ def token_faults(stage: dict, video: dict, path: str, bad: set[str]) -> Iterator
         )
     if not (sides and times) or bad & {f'{path}mask_rate', f'{path}mask_kind'}:
         return
+    if 'model.video.backbone' not in bad:
+        yield from backbone_mask_faults(stage, video, path)
     slices = max(1, stage['frames'] // video['tubelet'])
     places = (stage['pixels'] // video['patch']) ** 2
     units = {'random': slices * places, 'slice': places, 'tube': places, 'frame': slices}

@@ -16,6 +16,8 @@ from long_vivit.workdir import Workdir
 
 # Parts of a model that weights of others may lack as a whole; they then start afresh.
 PARTS = ('video/head/', 'text/', 'log_scale', 'logit_bias')
+# Parts that come with a backbone (model.video.backbone); what lacks them does not stand against it.
+BORN = ('video/over_time/', 'video/trunk/blocks/temporal/gate')
 
 
 class Start(NamedTuple):
@@ -55,8 +57,34 @@ def shaped(run, stage, flat, vocab, drop=()):
         fresh = recipe.order_tables(run, stage, flat)
         flat = flat | fresh
         lines.append(f'{", ".join(fresh)}: afresh, since images have no order')
-    adapted = fitted(run, flat, flatten(model_like(run, stage, vocab)), drop)
-    return Start(adapted.params, lines + adapted.lines)
+    like = flatten(model_like(run, stage, vocab))
+    fresh, more = born(run, stage, vocab, flat, like)
+    adapted = fitted(run, flat | fresh, like, drop)
+    return Start(adapted.params, lines + more + adapted.lines)
+
+
+def born(run, stage, vocab, flat, like):
+    """Fresh parameters of the parts BORN that `like` has and `flat` lacks as a whole, and lines."""
+    lacking = [
+        part for part in BORN
+        if _any(like, part) and not _any(flat, part)
+    ]  # fmt: skip
+    fresh = drawn(run, stage, vocab, [name for name in like if name.startswith(tuple(lacking))])
+    return fresh, [f'{part}: afresh, it comes with the backbone' for part in lacking]
+
+
+def drawn(run, stage, vocab, names):
+    """{name: array} as a fresh model of the stage has them."""
+    if not names:
+        return {}
+    key = recipe.stage_key(run, stage)
+    draw = jax.jit(lambda: flatten(recipe.model(run, stage, vocab, key)), compiler_options=HASTY)
+    found = draw()
+    return {name: np.asarray(found[name]) for name in names}
+
+
+def _any(flat, start):
+    return any(name.startswith(start) for name in flat)
 
 
 def fitted(run, flat, like, drop=()):
@@ -83,17 +111,14 @@ def from_weights(run, stage, vocab):
     """`start_params` from FAMILY:PATH. Raises ValueError as `weights.read` and `warm_start` do."""
     like = flatten(model_like(run, stage, vocab))
     flat, lines = weights.read(run.init, like)
-    lacking = [part for part in PARTS if not any(name.startswith(part) for name in flat)]
-    fresh = {name: leaf for name, leaf in like.items() if name.startswith(tuple(lacking))}
+    lacking = [part for part in PARTS if not _any(flat, part)]
+    fresh = [name for name in like if name.startswith(tuple(lacking))]
     if fresh:
         lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
-        key = recipe.stage_key(run, stage)
-        draw = jax.jit(
-            lambda: flatten(recipe.model(run, stage, vocab, key)), compiler_options=HASTY
-        )
-        drawn = draw()
-        flat |= {name: np.asarray(drawn[name]) for name in fresh}
-    adapted = fitted(run, flat, like)
+        flat |= drawn(run, stage, vocab, fresh)
+    fresh, more = born(run, stage, vocab, flat, like)
+    lines += more
+    adapted = fitted(run, flat | fresh, like)
     lines = [f'  {line}' for line in (*lines, *adapted.lines)]
     return Start(adapted.params, [f'{stage.name}: starts from {run.init}', *lines])
 
