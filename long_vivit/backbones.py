@@ -77,4 +77,3 @@ def mesh_faults(run, mesh):
             f'model.video.backbone {backbone!r} attends within slices; use data or fsdp, or '
             "backbone 'joint'"
         )
-

@@ -26,8 +26,8 @@ TABLE = (
     (r'up/bias', ('mlp',)),
     (r'down/kernel', ('mlp', 'width')),
     (r'head/kernel', ('width', None)),
-    (r'(scale|cls|probe|temporal/gate|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
-    (r'(log_scale|logit_bias|step|count)', ()),
+    (r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed)/bias)', ()),
+    (r'(log_scale|logit_bias|temporal/gate|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}
 

@@ -117,9 +117,7 @@ ADAPTERS = (
     Adapter(r'video/tubelet_embed/kernel', inflate, 'video/image_embed/kernel'),
     Adapter(r'video/tubelet_embed/bias', copy, 'video/image_embed/bias'),
     Adapter(r'text/positions', stretch),
-    Adapter(
-        r'video/trunk/blocks/temporal/(attention/\w+)', copy, r'video/trunk/blocks/\1'
-    ),
+    Adapter(r'video/trunk/blocks/temporal/(attention/\w+)', copy, r'video/trunk/blocks/\1'),
     Adapter(r'video/trunk/blocks/temporal/norm/(\w+)', copy, r'video/trunk/blocks/norm_1/\1'),
 )
 

@@ -47,7 +47,11 @@ class FactorisedBlock(Block):
 
     def __call__(self, x, lengths=None, *, in_parts=False, num_slices):
         assert lengths is None, 'slices have no padding'
-        slices = rearrange(x, 'b (t s) d -> (b t) s d', t=num_slices)
-        slices = slices + self.attention(self.norm_1(slices))
-        x = rearrange(slices, '(b t) s d -> b (t s) d', t=num_slices)
+        x = self.within(x, num_slices)
         return self.then_mlp(x + self.temporal(x, num_slices), in_parts)
+
+    def within(self, x, num_slices):
+        """x with what attention within its slices adds."""
+        x = rearrange(x, 'b (t s) d -> (b t) s d', t=num_slices)
+        x = x + self.attention(self.norm_1(x))
+        return rearrange(x, '(b t) s d -> b (t s) d', t=num_slices)

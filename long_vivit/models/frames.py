@@ -35,12 +35,9 @@ class OverTime(nnx.Module):
                 f'model.video.frame_pool is {pool!r}; it must be one of {", ".join(FRAME_POOLS)}'
             )
         self.map = MapPool(width, heads, rngs=rngs, **block) if pool == 'attention' else None
-        self.trunk = None
-        if pool == 'temporal':
-            self.trunk = Trunk(
-                width, depth, heads, remat=remat, split=split, implementation=implementation,
-                rngs=rngs, **block,
-            )  # fmt: skip
+        mixing = {'remat': remat, 'split': split, 'implementation': implementation}
+        layers = pool == 'temporal'
+        self.trunk = Trunk(width, depth, heads, rngs=rngs, **mixing, **block) if layers else None
 
     def __call__(self, x):
         if self.map is not None:

@@ -141,21 +141,26 @@ class VideoEncoder(nnx.Module):
         if self.backbone != 'factorised':
             x = self.slices(self.tokens(patches, where), t, num_frozen)
             return self.over_time(self.timed(x, patches, where, num_frozen))
-        x = rearrange(self.tokens(patches, where), 'b (t s) d -> (b t) s d', t=t)
-        x = rearrange(self._entered(x), '(b t) s d -> b (t s) d', t=t)
-        x = self.trunk(x, num_frozen=num_frozen, num_slices=t).astype(jnp.float32)
+        x = self.entered(self.tokens(patches, where), t)
+        return self.pooled_slices(self.trunk(x, num_frozen=num_frozen, num_slices=t), t)
+
+    def entered(self, x, t):
+        """Tokens [b, k, d] as the trunk takes those of `t` slices: each behind a learnt token."""
+        x = rearrange(x, 'b (t s) d -> (b t) s d', t=t)
+        x = x if self.cls is None else self._with_cls(x)[0]
+        x = x if self.norm_input is None else self.norm_input(x)
+        return rearrange(x, '(b t) s d -> b (t s) d', t=t)
+
+    def pooled_slices(self, x, t):
+        """What a factorised trunk returned of `t` slices, [b, n, d] -> float32 [b, d]."""
+        x = x.astype(jnp.float32)
         if self.cls is None:
             return self._pool(x)
         return rearrange(x, 'b (t s) d -> b t s d', t=t)[:, :, 0].mean(1)
 
-    def _entered(self, x):
-        """Tokens of a slice as the trunk takes them, x [b, s, d]: the learnt token before them."""
-        x = x if self.cls is None else self._with_cls(x)[0]
-        return x if self.norm_input is None else self.norm_input(x)
-
     def slices(self, x, t, num_frozen=0):
         """Tokens [b, k, d] -> the vectors of `t` slices, each encoded by itself: [b, t, d]."""
-        x = self._entered(rearrange(x, 'b (t s) d -> (b t) s d', t=t))
+        x = rearrange(self.entered(x, t), 'b (t s) d -> (b t) s d', t=t)
         x = self.trunk(x, num_frozen=num_frozen).astype(jnp.float32)
         return rearrange(self._pool(x), '(b t) d -> b t d', t=t)
 
