@@ -2,8 +2,7 @@
 
 from long_vivit import flops
 from long_vivit.axes import SEQ
-from long_vivit.inputs.patches import num_kept
-from long_vivit.models.slices import looks_like_image, num_slices
+from long_vivit.models.slices import num_slices
 
 
 def fields(run, looks):
@@ -19,25 +18,25 @@ def fields(run, looks):
         return {}
     return {
         'backbone': backbone,
-        'kept': kept(looks),
+        'whole_slices': whole(looks),
         'frame_pool': video.frame_pool,
         'temporal_depth': video.temporal_depth,
     }
 
 
-def kept(looks):
-    """How many patches of a slice the mask of a View leaves; all of masks of whole slices."""
-    kind = 'tube' if looks.mask_kind != 'frame' else 'frame'
-    return num_kept(kind, (1, *looks.grid[1:]), looks.mask_rate)
+def whole(looks):
+    """Whether the masks of a View leave out whole slices, or nothing."""
+    return looks.mask_kind == 'frame' or looks.mask_rate == 0
 
 
-def check_image(looks, backbone):
-    """Raises ValueError where a model of the View `looks` would take an image for a video."""
-    if backbone != 'joint' and looks.tubelet == 1 and looks_like_image(looks.grid, kept(looks)):
+def check_image(run, looks):
+    """Raises ValueError where a stage's model would take an image for a video of its View."""
+    chosen = fields(run, looks)
+    if chosen and looks.tubelet == 1 and looks.grid[0] > 1 and not chosen['whole_slices']:
         raise ValueError(
-            f'mask_rate: {looks.mask_rate} leaves a video of {looks.frames} frames as many patches '
-            f'as an image has, and with model.video.tubelet = 1 model.video.backbone {backbone!r} '
-            'could not tell the two apart; change mask_rate or tubelet'
+            f'model.video.tubelet: 1, so an image looks like a frame of a video, and after a '
+            f'mask_kind {looks.mask_kind!r} of mask_rate {looks.mask_rate} model.video.backbone '
+            f'{chosen["backbone"]!r} cannot tell the two apart; it takes no images'
         )
 
 
@@ -51,7 +50,7 @@ def step_towers(run, looks, *, num_patches, patch_values, num_trained):
         return None
     is_image = patch_values == looks.patch**2 * 3
     still = is_image and (looks.tubelet > 1 or looks.grid[0] == 1)
-    t = num_slices(num_patches, looks.grid, chosen['kept'], still=still)
+    t = num_slices(num_patches, looks.grid, whole=chosen['whole_slices'], still=still)
     within = num_patches // t + (video.pool == 'cls')
     mlp_width = vars(video).get('mlp_width', 0)
     factorised = chosen['backbone'] == 'factorised'

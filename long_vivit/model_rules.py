@@ -110,11 +110,21 @@ def backbone_faults(video: dict) -> Iterator[str]:
         )
 
 
-def backbone_mask_faults(stage: dict, video: dict, path: str) -> Iterator[str]:
-    """A mask that leaves what the backbone cannot take; `path` is that of the stage's fields."""
+def backbone_mask_faults(config: dict, name: str) -> Iterator[str]:
+    """Where the mask of a stage leaves what the backbone cannot take."""
+    stage, video, path = config['stages'][name], config['model']['video'], f'stages.{name}.'
+    images = stage['image_ratio'] > 0 or config['eval']['images']
     backbone, kind = video['backbone'], stage['mask_kind']
     many = stage['frames'] // video['tubelet'] > 1
-    if not many or stage['mask_rate'] == 0 or kind in KINDS[backbone]:
+    if not many or stage['mask_rate'] == 0:
+        return
+    if kind in KINDS[backbone]:
+        if backbone in SLICED and video['tubelet'] == 1 and kind != 'frame' and images:
+            yield (
+                f'{path}mask_kind: {kind!r}, but with model.video.tubelet 1 images (image_ratio, '
+                f'eval.images) look like frames, and model.video.backbone {backbone!r} could not '
+                "tell them from a masked video; use 'frame', or mask_rate 0, or no images."
+            )
         return
     why = {
         'factorised': 'attends over time at each place, so a place must be kept in all slices',

@@ -61,7 +61,7 @@ def eval_view(run, stage):
 
 def image_view(run, stage):
     """How `stage` would look at still images to score them: by the image stem, all patches."""
-    backbones.check_image(view(run, stage), vars(run.model.video).get('backbone', 'joint'))
+    backbones.check_image(run, view(run, stage))
     still = view(run, stage, image=True).evaluation('mid')
     return replace(still, text=vars(run.eval).get('images_text', 'caption'))
 

@@ -189,6 +189,9 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         )
     yield from loss_rules.stage_faults(config, name)
     yield from token_faults(stage, video, path, bad)
+    needs = {f'{path}{field}' for field in ('frames', 'mask_kind', 'mask_rate', 'image_ratio')}
+    if not bad & (needs | {'model.video.backbone', 'model.video.tubelet'}):
+        yield from backbone_mask_faults(config, name)
 
 
 def token_faults(stage: dict, video: dict, path: str, bad: set[str]) -> Iterator[str]:
@@ -209,8 +212,6 @@ def token_faults(stage: dict, video: dict, path: str, bad: set[str]) -> Iterator
         )
     if not (sides and times) or bad & {f'{path}mask_rate', f'{path}mask_kind'}:
         return
-    if 'model.video.backbone' not in bad:
-        yield from backbone_mask_faults(stage, video, path)
     slices = max(1, stage['frames'] // video['tubelet'])
     places = (stage['pixels'] // video['patch']) ** 2
     units = {'random': slices * places, 'slice': places, 'tube': places, 'frame': slices}

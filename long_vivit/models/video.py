@@ -42,8 +42,7 @@ class VideoEncoder(nnx.Module):
       backbone: 'joint', or how slices are seen: 'factorised' (`long_vivit.models.factorised`),
         'factorised_encoder', 'frames' (`long_vivit.models.frames`). Then a learnt token stands at
         the head of each slice, and `pool` of the last two is over the tokens of a slice.
-      kept: of each slice in training, see `slices.num_slices`; 0: all that a mask does not leave
-        out as a whole.
+      whole_slices: whether masks leave out whole slices, see `slices.num_slices`.
       frame_pool, temporal_depth: of 'frames' and 'factorised_encoder', see `frames.OverTime`.
       mlp: activation and mlp_width of the blocks and of the probe's MLP, see `layers.Block`.
     """
@@ -51,8 +50,8 @@ class VideoEncoder(nnx.Module):
     def __init__(
         self, *, grid, patch, tubelet, width, depth, heads, embed, pool, attention, split='auto',
         remat, dtype, rngs, cls_repeat=False, positions='split', norm_input=False,
-        norm_epsilon=EPSILON, head=True, backbone='joint', kept=0, frame_pool='mean',
-        temporal_depth=4, **mlp,
+        norm_epsilon=EPSILON, head=True, backbone='joint', whole_slices=False,
+        frame_pool='mean', temporal_depth=4, **mlp,
     ):  # fmt: skip
         for field, value, known in (('pool', pool, POOLS), ('backbone', backbone, KINDS)):
             if value not in known:
@@ -86,7 +85,7 @@ class VideoEncoder(nnx.Module):
             else None
         )
         self.cls_repeat, self.dtype = cls_repeat, dtype
-        self.backbone, self.kept = backbone, kept or grid[1] * grid[2]
+        self.backbone, self.whole_slices = backbone, whole_slices
 
     def tokens(self, patches, where):
         """Patches with their positions, before the trunk: [b, k, d]."""
@@ -133,7 +132,8 @@ class VideoEncoder(nnx.Module):
     def num_slices(self, patches):
         """How many time slices the patches [b, k, r*p*q*c] make: int. Raises ValueError: none."""
         still = self.is_still(patches)
-        return num_slices(patches.shape[1], self.positions.grid, self.kept, still=still)
+        grid, whole = self.positions.grid, self.whole_slices
+        return num_slices(patches.shape[1], grid, whole=whole, still=still)
 
     def _by_slices(self, patches, where, num_frozen):
         """Of the backbones that tell slices apart: the pooled vector, float32 [b, d]."""

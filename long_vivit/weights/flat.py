@@ -27,8 +27,9 @@ def architecture(model) -> dict[str, Any]:
 
     Returns:
       {'video': {...}, 'text': {...}, 'embed': e, 'logit_bias': bool}. The fields of the towers are
-      those of configs/base.py (no backbone: it is 'joint'); besides, 'grid' of the video is [t, h, w], 'length' (0: any, there
-      is no table) and 'vocab' of the text are the rows of its tables.
+      those of configs/base.py (without a backbone: 'joint'); besides, 'grid' of the video is
+      [t, h, w], 'length' (0: any, there is no table) and 'vocab' of the text are the rows of its
+      tables.
     """
     video, text = model.video, model.text
     tubelet, rotary = video.tubelet_embed, text.positions is None
