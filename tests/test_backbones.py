@@ -307,3 +307,15 @@ def test_unknown_words_are_refused():
     for field in ('backbone', 'frame_pool'):
         with pytest.raises(ValueError, match=f"model.video.{field} is 'x'; it must be one of"):
             dual(video={'backbone': 'frames', field: 'x'})
+
+
+@pytest.mark.parametrize('name', ['factorised map', 'encoder', 'temporal'])
+def test_on_eight_devices_the_numbers_are_the_same(name, eight_devices):
+    """Batch, parameters and heads split: slices and places stay with their example."""
+    model, (pixels, where) = model_of(name), videos(rate=0.5, b=4)
+    mesh = sharding.make_mesh('data=2,fsdp=2,tensor=2')
+    spread = layout.spread(model, layout.shardings(model, mesh)[0])
+    placed = sharding.place(mesh, {'patches': pixels, 'where': where}, 4)
+    with jax.set_mesh(mesh):
+        z = retrieval.encode_patches(spread, **placed)
+    np.testing.assert_allclose(z, embed_video(model, pixels, where), atol=2e-6)
