@@ -74,10 +74,23 @@ def model() -> dict:
             'heads': 0,  # m; 0 = as the size says
             'patch': 16,  # side of a patch in pixels; divides every stage's pixels
             'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
+            'backbone': 'joint',  # joint (all patches see all) | factorised (in every layer first
+            #                       the patches of a time slice see each other, then those of a
+            #                       place, through a gate; masks: tube, frame) | factorised_encoder
+            #                       (layers within slices, then layers over slices) | frames (each
+            #                       slice by itself, then frame_pool); masks of these two: slice,
+            #                       tube, frame
+            'frame_pool': 'mean',  # of backbone frames, from slices to one vector: mean | attention
+            #                        (of a learnt probe) | temporal (layers over slices, which know
+            #                        their times; the other two know no order)
+            'temporal_depth': 4,  # layers over slices: of factorised_encoder, and of frame_pool
+            #                       temporal; >= 1
             'pool': 'mean',  # mean (over all tokens) | cls (a learnt token) | map (attention of a
-            #                  learnt probe and an MLP, as SigLIP has)
+            #                  learnt probe and an MLP, as SigLIP has); of factorised_encoder and
+            #                  frames: over the tokens of a slice
             'cls_repeat': True,  # of cls: as many copies of the token as there are images' worth of
-            #                      patches, so that a still video embeds as its frame | False: one
+            #                      patches, so that a still video embeds as its frame | False: one;
+            #                      where the backbone has slices, each has its own
             'activation': 'gelu',  # of the MLPs: gelu (tanh form) | gelu_erf (exact) | quick_gelu
             #                        (x sigmoid(1.702 x), as OpenAI's CLIP has)
             'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0

@@ -72,7 +72,7 @@ def get_config(size: str = '') -> ConfigDict:
     if size == 'tiny':
         tiny(config)
         return config
-    config.grids.update(existing(config.base))
+    config.grids.update(FINDINGS)
     if size == 'laptop':
         laptop(config)
     return config
@@ -116,21 +116,6 @@ FINDINGS = {
         {'stages.long.token_budget': (128,), KIND: ('random',), **WHOLE},
     ),
 }
-
-
-def existing(base: ConfigDict) -> dict:
-    """FINDINGS without what names fields and kinds of masks that are not there yet."""
-    plain, found = base.to_dict(), {}
-    known = {f'model.video.{field}' for field in plain['model']['video']}
-    known |= {f'stages.{name}.{x}' for name, stage in plain['stages'].items() for x in stage}
-    for name, products in FINDINGS.items():
-        there = [dict(one) for one in products if set(one) <= known]
-        for one in there:
-            if KIND in one and 'stages.long.motion_uniform' not in known:
-                one[KIND] = tuple(kind for kind in one[KIND] if kind != 'motion')
-        if there:
-            found[name] = tuple(there)
-    return found
 
 
 def laptop(config: ConfigDict) -> None:

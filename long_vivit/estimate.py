@@ -13,6 +13,7 @@ import jax
 from long_vivit import compiling, config, hardware, layout, masking, recipe, sharding, trained
 from long_vivit.axes import FSDP
 from long_vivit.inputs.looks import patches_of
+from long_vivit.models.slices import KINDS
 from long_vivit.names import flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
@@ -162,11 +163,17 @@ def changes(run, stage, mesh):
     if stage.token_budget:
         found.append({f'{path}token_budget': stage.token_budget // 2})
     elif stage.frames > 1 and stage.mask_rate < 0.75:
-        found.append({f'{path}mask_rate': 0.75})
+        kind = {} if _takes_mask(run, stage) else {f'{path}mask_kind': 'tube'}
+        found.append({f'{path}mask_rate': 0.75} | kind)
     last = 4
     if run.model.video.depth > last and not 0 < stage.last_layers <= last:
         found.append({f'{path}last_layers': last})
     return found
+
+
+def _takes_mask(run, stage):
+    """Whether the backbone can take the stage's kind of mask."""
+    return stage.mask_kind in KINDS[vars(run.model.video).get('backbone', 'joint')]
 
 
 def smaller(batch, mesh):

@@ -73,7 +73,9 @@ def lines(args, out, config):
     """What was written, and what of the model was not, for people."""
     video, text = config['video'], config['text']
     if args.format == 'safetensors':
-        yield f'wrote {out}: scripts/torch_twin.py runs it with PyTorch'
+        backbone = video.get('backbone', 'joint')
+        runs = 'runs' if backbone == 'joint' else f'has no backbone {backbone!r} and cannot run'
+        yield f'wrote {out}: scripts/torch_twin.py {runs} it with PyTorch'
         return
     if video['grid'][0] > 1:
         yield 'left out: tubelets and times; CLIP has the image tower'

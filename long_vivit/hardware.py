@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import jax
 
-from long_vivit import axes, masking, sharding
+from long_vivit import axes, backbones, masking, sharding
 from long_vivit.recipe import eval_view, split_of, view
 
 
@@ -46,6 +46,7 @@ def fitting(mesh, faults):
 def model_faults(run, mesh):
     """A line for each field of the model that the mesh does not divide."""
     seq, tensor = mesh.shape[axes.SEQ], mesh.shape[axes.TENSOR]
+    yield from backbones.mesh_faults(run, mesh)
     for tower in ('video', 'text'):
         heads = getattr(run.model, tower).heads
         if heads % tensor:

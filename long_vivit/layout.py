@@ -37,7 +37,7 @@ TABLE = (
         r'(scale|cls|probe|out_bias|(norm\w*|down|head|image_embed|tubelet_embed|tubes/\w+)/bias)',
         (),
     ),
-    (r'(log_scale|logit_bias|step|count)', ()),
+    (r'(log_scale|logit_bias|temporal/gate|step|count)', ()),
 )
 AXES_OF = {'width': (FSDP,), 'vocab': (FSDP, TENSOR), 'heads': (TENSOR,), 'mlp': (TENSOR,)}
 

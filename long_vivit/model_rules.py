@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from long_vivit import masking
 from long_vivit.allowed import at_least, one_of, positive
+from long_vivit.inputs.patches import MOTION
+from long_vivit.models.slices import FRAME_POOLS, KINDS
 
 
 class Size(NamedTuple):
@@ -20,12 +23,16 @@ SIZES = {
     'B': Size(768, 12, 12),
     'L': Size(1024, 24, 16),
 }
+SLICED = ('factorised', 'factorised_encoder', 'frames')
 ACTIVATIONS = ('gelu', 'gelu_erf', 'quick_gelu')
 
 MODEL_RULES = {
     'model.video.size': one_of(*SIZES, 'custom'),
     'model.video.patch': at_least(1),
     'model.video.tubelet': at_least(1),
+    'model.video.backbone': one_of(*KINDS),
+    'model.video.frame_pool': one_of(*FRAME_POOLS),
+    'model.video.temporal_depth': at_least(1),
     'model.video.pool': one_of('mean', 'cls', 'map'),
     'model.video.activation': one_of(*ACTIVATIONS),
     'model.video.norm_epsilon': positive,
@@ -84,6 +91,56 @@ def model_faults(config: dict) -> Iterator[str]:
                 f'model.{name}.heads = {tower["heads"]}.'
             )
     yield from position_faults(text)
+    yield from backbone_faults(video)
+
+
+def backbone_faults(video: dict) -> Iterator[str]:
+    """Choices for the video encoder that its backbone cannot take."""
+    backbone = video['backbone']
+    if backbone != 'frames' and video['frame_pool'] != 'mean':
+        yield (
+            f"model.video.frame_pool: {video['frame_pool']!r} is of backbone 'frames' only, and "
+            f"model.video.backbone is {backbone!r}; leave it at 'mean'."
+        )
+    if backbone == 'frames' and video['positions'] == 'joint':
+        yield (
+            "model.video.positions: 'joint' has no place apart from its times, and "
+            "model.video.backbone 'frames' encodes each slice without them; use 'split'."
+        )
+    if backbone in SLICED and video['pool'] == 'cls' and not video['cls_repeat']:
+        yield (
+            'model.video.cls_repeat: False, but with model.video.backbone '
+            f'{backbone!r} each time slice has its own learnt token; set it to True.'
+        )
+
+
+def backbone_mask_faults(config: dict, name: str) -> Iterator[str]:
+    """Where the mask of a stage leaves what the backbone cannot take."""
+    stage, video, path = config['stages'][name], config['model']['video'], f'stages.{name}.'
+    images = stage['image_ratio'] > 0 or config['eval']['images']
+    backbone, kind = video['backbone'], stage['mask_kind']
+    tubelet = stage['tubelet'] or video['tubelet']
+    many = stage['frames'] // tubelet > 1
+    if not many or not any([stage['mask_rate'], *masking.later_rates(stage)]):
+        return
+    if kind in KINDS[backbone]:
+        if backbone in SLICED and tubelet == 1 and kind != 'frame' and images:
+            yield (
+                f'{path}mask_kind: {kind!r}, but with a tubelet of 1 images (image_ratio, '
+                f'eval.images) look like frames, and model.video.backbone {backbone!r} could not '
+                "tell them from a masked video; use 'frame', or mask_rate 0, or no images."
+            )
+        return
+    drawn = ', and this draws them one by one of all' if kind in ('random', MOTION) else ''
+    why = {
+        'factorised': 'attends over time at each place, so a place must be kept in all slices',
+        'factorised_encoder': 'encodes each time slice by itself, equally many patches of each',
+        'frames': 'encodes each time slice by itself, equally many patches of each',
+    }[backbone]
+    yield (
+        f'{path}mask_kind: {kind!r}, but model.video.backbone {backbone!r} {why}{drawn}; use '
+        f'{" or ".join(KINDS[backbone])}, or mask_rate 0.'
+    )
 
 
 def position_faults(text: dict) -> Iterator[str]:

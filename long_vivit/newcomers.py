@@ -1,7 +1,8 @@
-"""Adapters and LoRA at the start of a stage: what is new there, and what has no place in it.
+"""What a stage's model has and its start lacks as a whole, and what has no place in the model.
 
-New ones are drawn and do nothing yet (the model is to the last bit what it was). LoRA of a stage
-before is merged into the weights, where the stage has none. Adapters cannot be: they bend.
+New ones are drawn. Adapters, LoRA and gates do nothing yet (the model is to the last bit what it
+was). LoRA of a stage before is merged into the weights, where the stage has none. Adapters cannot
+be: they bend.
 """
 
 import math
@@ -15,11 +16,20 @@ from long_vivit.compiling import HASTY
 from long_vivit.models import lora
 from long_vivit.names import flatten
 
-KINDS = ('adapters', 'lora')  # words of tuning.NAMES
+# {kind: (regex of whole names, what is said of new ones)}; what lacks them does not stand against
+# it. The rest of attention over time is a copy of the layer's own (`warm_start.ADAPTERS`).
+KINDS = {
+    'adapters': (tuning.NAMES['adapters'], '{count:,} parameters that change nothing yet'),
+    'lora': (tuning.NAMES['lora'], '{count:,} parameters that change nothing yet'),
+    'video/over_time/': (r'video/over_time/.*', 'it comes with the backbone'),
+    'video/trunk/blocks/temporal/gate': (
+        r'video/trunk/blocks/temporal/gate', 'it comes with the backbone'
+    ),
+}  # fmt: skip
 
 
 def settled(run, stage, vocab, flat, like):
-    """The parameters to start from with, or without, what the stage trains beside the weights.
+    """The parameters to start from with, or without, what not every model has.
 
     Args:
       flat: {name: array} to start from. like: {name: shape} of the stage's model.
@@ -44,13 +54,13 @@ def settled(run, stage, vocab, flat, like):
             continue
         flat = flat | drawn(run, stage, vocab, fresh)
         count = sum(math.prod(like[name].shape) for name in fresh)
-        lines.append(f'{kind}: afresh, {count:,} parameters that change nothing yet')
+        lines.append(f'{kind}: afresh, {KINDS[kind][1].format(count=count)}')
     return flat, lines
 
 
 def of_kind(kind, names):
-    """The names that a word of KINDS stands for."""
-    return [name for name in names if re.fullmatch(tuning.NAMES[kind], name)]
+    """The names that a key of KINDS stands for."""
+    return [name for name in names if re.fullmatch(KINDS[kind][0], name)]
 
 
 def drawn(run, stage, vocab, names):

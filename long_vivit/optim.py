@@ -23,7 +23,7 @@ from long_vivit.trained import Rule
 DECAY = (
     (r'(.*/)?(kernel|qkv|out|embed|\w*lora/[ab])', True),
     (r'(.*/)?(\w+_)?bias', False),
-    (r'(.*/)?(scale|log_scale|cls|probe)', False),
+    (r'(.*/)?(scale|log_scale|cls|probe|temporal/gate)', False),
     (r'(.*/)?positions(/\w+)?', False),
 )
 

@@ -21,7 +21,7 @@ from long_vivit.names import flatten
 # (regex of a whole name, where in its tower it lies). Each name below a tower matches one row.
 PLACES = (
     (r'\w+/trunk/blocks/.*', 'block'),
-    (r'\w+/(trunk/norm|map|head)/.*', 'top'),
+    (r'\w+/(trunk/norm|map|head|over_time)/.*', 'top'),
     (r'video/(image_embed|tubelet_embed|tubes|positions|cls|norm_input)(/.*)?', 'below'),
     (r'text/(embed|positions)(/.*)?', 'below'),
 )
@@ -41,7 +41,11 @@ def factors(
       ValueError: listing each name of a tower that PLACES does not know, or knows twice.
     """
     flat, found, faults = flatten(params_like), {}, []
-    depths = {name.split('/')[0]: len(leaf) for name, leaf in flat.items() if '/blocks/' in name}
+    depths = {
+        name.split('/')[0]: len(leaf)
+        for name, leaf in flat.items()
+        if re.match(r'\w+/trunk/blocks/', name)
+    }
     for name in flat:
         tower = name.split('/')[0]
         if tower not in TOWERS:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from long_vivit import flops, long_text, masking, optim, stage_loss, tuning
+from long_vivit import backbones, flops, long_text, masking, optim, stage_loss, tuning
 from long_vivit.inputs import tubes
 from long_vivit.inputs.pipeline import Examples, Order, View
 from long_vivit.models import sequence
@@ -68,6 +68,7 @@ def eval_view(run, stage):
 
 def image_view(run, stage):
     """How `stage` would look at still images to score them: by the image stem, all patches."""
+    backbones.check_image(run, stage, view(run, stage))
     still = view(run, stage, image=True).evaluation('mid')
     return replace(still, text=vars(run.eval).get('images_text', 'caption'))
 
@@ -99,6 +100,7 @@ def model(run, stage, vocab, key):
             'dtype': dtype,
             **chosen(video, VIDEO_CHOICES),
             **tuning.parts(run, stage),
+            **backbones.fields(run, stage, looks),
         },
         text={
             'vocab': vocab,
@@ -251,19 +253,21 @@ def step_flops(run, stage, *, batch, num_patches, patch_values, text_tokens=0):
         live = text.depth if tune.text else 0
         return flops.Tower(text.width, text.depth, num_tokens, live, text_has.get('mlp_width', 0))
 
-    tokens = num_patches
-    if video.pool == 'cls':
-        repeated = video_has.get('cls_repeat', False)
-        tokens += num_cls(num_patches, view(run, stage).grid) if repeated else 1
-    counted = flops.training_step(
-        flops.Tower(
+    looks, found = view(run, stage), {'num_patches': num_patches, 'patch_values': patch_values}
+    sees = backbones.step_towers(run, stage, looks, **found)
+    if sees is None:
+        tokens = num_patches
+        if video.pool == 'cls':
+            repeated = video_has.get('cls_repeat', False)
+            tokens += num_cls(num_patches, looks.grid) if repeated else 1
+        tower = flops.Tower(
             video.width, video.depth, tokens, mlp_width=video_has.get('mlp_width', 0),
             **tune.layers(video.depth), **tuning.parts(run, stage),
-        ),
-        reads(text_tokens or stage.text_length),
-        batch=batch, num_patches=num_patches, patch_values=patch_values, embed=run.model.embed,
-        probe=video.pool == 'map', head=video_has.get('head', True),
-        trains=flops.Trains(**tune.outside()),
+        )  # fmt: skip
+        sees = {'video': tower, 'probe': int(video.pool == 'map')}
+    counted = flops.training_step(
+        text=reads(text_tokens or stage.text_length), batch=batch, embed=run.model.embed,
+        head=video_has.get('head', True), trains=flops.Trains(**tune.outside()), **found, **sees,
     )  # fmt: skip
     if stage.short_text:
         short = reads(stage.short_length)

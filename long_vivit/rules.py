@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from long_vivit import axes, input_rules, loss_rules, tuning_rules, weights
 from long_vivit.allowed import Rule, at_least, finite, one_of, positive, share
 from long_vivit.inputs import patches, samplers, short_text, sources
-from long_vivit.model_rules import MODEL_RULES, SIZES, model_faults
+from long_vivit.model_rules import MODEL_RULES, SIZES, backbone_mask_faults, model_faults
 
 RULES = MODEL_RULES | {
     'workdir': Rule(bool, 'the path of a folder'),
@@ -46,6 +46,7 @@ RULES = MODEL_RULES | {
     'eval.every': at_least(0),
     'eval.images_text': one_of('caption', 'long_caption', 'any'),
 }
+MASK_FIELDS = ('frames', 'tubelet', 'mask_kind', 'mask_rate', 'image_ratio')  # of a stage
 DRAWING = {'rand_seg'}  # samplers that need a random generator: scores would change by themselves
 STAGE_RULES = {
     'frames': at_least(1),
@@ -189,6 +190,9 @@ def stage_faults(config: dict, name: str, first: bool, bad: set[str]) -> Iterato
         )
     yield from loss_rules.stage_faults(config, name)
     yield from input_rules.faults(stage, video, path, bad)
+    needs = {f'{path}{field}' for field in MASK_FIELDS}
+    if not bad & (needs | {'model.video.backbone', 'model.video.tubelet'}):
+        yield from backbone_mask_faults(config, name)
 
 
 def data_faults(config: dict, name: str) -> Iterator[str]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from long_vivit import config, long_text, newcomers, recipe, recut, weights
 from long_vivit.checkpoints import read_flat
-from long_vivit.compiling import HASTY
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.names import below, flatten
 from long_vivit.warm_start import warm_start
@@ -89,15 +88,10 @@ def from_weights(run, stage, vocab):
     like = flatten(model_like(run, stage, vocab))
     flat, lines = weights.read(run.init, like)
     lacking = [part for part in PARTS if not any(name.startswith(part) for name in flat)]
-    fresh = {name: leaf for name, leaf in like.items() if name.startswith(tuple(lacking))}
+    fresh = [name for name in like if name.startswith(tuple(lacking))]
     if fresh:
         lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
-        key = recipe.stage_key(run, stage)
-        draw = jax.jit(
-            lambda: flatten(recipe.model(run, stage, vocab, key)), compiler_options=HASTY
-        )
-        drawn = draw()
-        flat |= {name: np.asarray(drawn[name]) for name in fresh}
+        flat |= newcomers.drawn(run, stage, vocab, fresh)
     flat, more = newcomers.settled(run, stage, vocab, flat, like)
     adapted = fitted(run, flat, like)
     lines = [f'  {line}' for line in (*lines, *more, *adapted.lines)]

@@ -65,11 +65,17 @@ class Tuning(NamedTuple):
             'num_still': depth - self.first if self.first else 0,
         }
 
-    def layers(self, depth: int) -> dict:
-        """Of how many layers what is trained, as `flops.Tower` takes it."""
+    def layers(self, depth: int, over_time: bool = False) -> dict:
+        """Of how many layers what is trained, as `flops.Tower` takes it.
+
+        over_time: what `temporal` names lies above these layers, not in them.
+        """
         trained = depth if self.words == ('all',) else self.last or self.first
-        passed = self.last if self.last else depth if self.within() else 0
-        named = tuple(word for word in self.words if word in ('adapters', 'lora'))
+        within = self._replace(
+            words=tuple(set(self.words) - {'temporal'} if over_time else self.words)
+        )
+        passed = self.last if self.last else depth if within.within() else 0
+        named = tuple(word for word in within.words if word in ('adapters', 'lora', 'temporal'))
         return {'num_trained': trained, 'num_passed': passed, 'named': named}
 
     def outside(self) -> dict[str, bool]:
@@ -78,6 +84,7 @@ class Tuning(NamedTuple):
         return {
             'stem': every or self.first > 0 or 'stem' in self.words,
             'head': every or self.last > 0 or 'head' in self.words,
+            'above': every or self.last > 0 or 'temporal' in self.words,
             'text': self.text,
         }
 

@@ -6,7 +6,8 @@ differ only where a row of `ADAPTERS` says so, by the adapter it names:
     resize   position tables of the video, one interpolation each: space [h, w, d], time [t, d],
              joint [t, h, w, d]
     inflate  patch kernel of an image -> of a tubelet, so that a still clip embeds as its image does
-    copy     a parameter that another one starts
+    copy     a parameter that another one starts: the biases of tubelets, and attention over time,
+             which is a copy of its layer's own (LongViViT, arXiv 2312.07395; ViViT had zeros)
     stretch  positions of the text: first rows kept, the rest interpolated (Long-CLIP)
 
 Anything else raises, and the message lists every fault.
@@ -107,7 +108,8 @@ class Adapter(NamedTuple):
 
     target: str  # regex that a target's whole name matches
     function: Callable[..., np.ndarray]  # (value, shape, **options) -> array of that shape
-    source: str = ''  # the name it is made from where the source lacks its own; '' is its own only
+    source: str = ''  # the name it is made from where the source lacks its own, with \1 for what
+    #                   the regex caught; '' is its own only
 
 
 ADAPTERS = (
@@ -115,6 +117,8 @@ ADAPTERS = (
     Adapter(r'video/tubelet_embed/kernel', inflate, 'video/image_embed/kernel'),
     Adapter(r'video/tubelet_embed/bias', copy, 'video/image_embed/bias'),
     Adapter(r'text/positions', stretch),
+    Adapter(r'video/trunk/blocks/temporal/(attention/\w+)', copy, r'video/trunk/blocks/\1'),
+    Adapter(r'video/trunk/blocks/temporal/norm/(\w+)', copy, r'video/trunk/blocks/norm_1/\1'),
 )
 
 
@@ -185,8 +189,9 @@ def _make(
     """(name it came from, array as `like`, lines) of one target, or CannotAdapt."""
     row = next((row for row in adapters if re.fullmatch(row.target, name)), None)
     origin = name
-    if name not in source and row is not None and row.source in source:
-        origin = row.source
+    if name not in source and row is not None:
+        made_from = re.fullmatch(row.target, name).expand(row.source)
+        origin = made_from if made_from in source else name
     if origin not in source:
         raise CannotAdapt(f'{name} {_shape(like)}: the target has it, the source lacks it')
     value, line = source[origin], ''

@@ -96,6 +96,8 @@ class Twin(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if config['video'].get('backbone', 'joint') != 'joint':
+            raise ValueError(f'model.video.backbone {config["video"]["backbone"]!r} is not here')
         self.config = config
         self.video = VideoEncoder(config['video'], config['embed'])
         self.text = TextEncoder(config['text'], config['embed'])

@@ -148,6 +148,10 @@ def test_all_faults_in_one_error():
         ('model.video.width', 0, "0 with size 'custom'"),
         ('model.video.size', 'B', "128 contradicts size 'B', which has 768"),
         ('model.video.pool', 'max', 'one of mean, cls, map'),
+        ('model.video.backbone', 'divided', 'one of joint, factorised, factorised_encoder, frames'),
+        ('model.video.frame_pool', 'max', 'one of mean, attention, temporal'),
+        ('model.video.temporal_depth', 0, 'at least 1'),
+        ('model.video.frame_pool', 'attention', "of backbone 'frames' only, and model.video."),
         ('model.video.activation', 'relu', 'one of gelu, gelu_erf, quick_gelu'),
         ('model.video.norm_epsilon', 0.0, 'greater than 0'),
         ('model.video.mlp_width', -1, 'at least 0'),
@@ -320,6 +324,48 @@ def test_masks_that_keep_exactly_one_unit_pass(kind):
     config.check(cfg)
     cfg.stages.short.mask_rate = 1 - 0.9 / units
     assert 'leaves less than one' in faults_of(cfg)
+
+
+def test_each_backbone_takes_the_masks_that_make_sense_for_it():
+    """The others are refused with a reason and what works, but not where nothing is left out."""
+    takes = {
+        'joint': {'random', 'slice', 'tube', 'frame'},
+        'factorised': {'tube', 'frame'},
+        'factorised_encoder': {'slice', 'tube', 'frame'},
+        'frames': {'slice', 'tube', 'frame'},
+    }
+    for backbone, kinds in takes.items():
+        for kind in patches.KINDS:
+            cfg = with_data()
+            cfg.model.video.backbone = backbone
+            cfg.stages.long.update(mask_kind=kind, mask_rate=0.75)
+            cfg.stages.short.update(mask_kind=kind, mask_rate=0.0)
+            cfg.stages.image.update(mask_kind='random', mask_rate=0.5)  # one slice: of no account
+            if kind in kinds:
+                config.check(cfg)
+                continue
+            (_, line) = faults_of(cfg).splitlines()
+            assert line.startswith(f"  stages.long.mask_kind: {kind!r}, but model.video.backbone '")
+            works = [word for word in patches.KINDS if word in kinds]
+            assert line.endswith(f'use {" or ".join(works)}, or mask_rate 0.')
+
+
+def test_what_a_backbone_cannot_take_is_named():
+    cfg = with_data()
+    cfg.model.video.update(backbone='frames', positions='joint', pool='cls', cls_repeat=False)
+    cfg.model.video.tubelet = 1
+    cfg.stages.short.update(mask_kind='tube', mask_rate=0.5)
+    cfg.stages.long.update(mask_kind='frame', image_train='videos:i.jsonl', image_ratio=0.5)
+    cfg.eval.images = 'videos:images.jsonl'
+    message = faults_of(cfg)
+    assert message.startswith('the configuration has 3 faults:')
+    assert "model.video.positions: 'joint' has no place apart from its times" in message
+    assert 'model.video.cls_repeat: False, but with model.video.backbone' in message
+    assert (
+        'stages.short.mask_kind: ' in message and 'images (image_ratio, eval.images) loo' in message
+    )
+    cfg.model.video.update(tubelet=2, positions='split', cls_repeat=True)
+    config.check(cfg)
 
 
 def test_last_layers_may_come_first_from_a_checkpoint(tmp_path):

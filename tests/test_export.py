@@ -104,10 +104,18 @@ def test_all_parameters_and_what_they_mean_are_written(model_of, words, tmp_path
         run_export('safetensors', tmp_path / 'out')
 
 
-@pytest.mark.parametrize('tubelet', [1, 2])
-def test_a_clip_that_is_read_again_embeds_the_same(tubelet, model_of, tokenizer, tmp_path, capsys):
-    """The bias of the patches and, with tubelets of one frame, the first time are in the places."""
-    loaded = model_of(tokenizer, **AS_CLIP, model__video__tubelet=tubelet, model__text__length=40)
+@pytest.mark.parametrize(
+    ('tubelet', 'backbone'), [(1, 'joint'), (2, 'joint'), (1, 'frames'), (2, 'frames')]
+)
+def test_a_clip_that_is_read_again_embeds_the_same(
+    tubelet, backbone, model_of, tokenizer, tmp_path, capsys
+):
+    """The bias of the patches and, with tubelets of one frame, the first time are in the places;
+    but not of frame-level encoders, which read no times."""
+    loaded = model_of(
+        tokenizer, **AS_CLIP, model__video__tubelet=tubelet, model__text__length=40,
+        model__video__backbone=backbone, stages__short__mask_kind='frame',
+    )  # fmt: skip
     model = loaded.model
     assert run_export('clip', tmp_path / 'out') == 0
     shown = capsys.readouterr().out
@@ -187,6 +195,28 @@ def test_all_that_is_not_clips_in_one_error(model_of, words, tmp_path):
     assert any('loss.kind' in line for line in lines)
     assert any('its end token has the number 2' in line for line in lines)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'frame_pool', 'depth'),
+    [('factorised', 'mean', None), ('factorised_encoder', 'mean', 3), ('frames', 'attention', 0)],
+)
+def test_other_backbones_are_told_and_are_no_clip(
+    backbone, frame_pool, depth, model_of, tokenizer, tmp_path, capsys
+):
+    model_of(
+        tokenizer, **AS_CLIP, model__video__backbone=backbone, model__video__temporal_depth=3,
+        model__video__frame_pool=frame_pool,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f'1 point.*\n.*model.video.backbone: is {backbone!r}'):
+        run_export('clip', tmp_path / 'out')
+    assert run_export('safetensors', tmp_path / 'out') == 0
+    assert f'has no backbone {backbone!r} and cannot run it' in capsys.readouterr().out
+    video = json.loads((tmp_path / 'out/config.json').read_text())['video']
+    assert video['backbone'] == backbone and video.get('temporal_depth') == depth
+    if depth is not None:
+        pool = 'temporal' if backbone == 'factorised_encoder' else frame_pool
+        assert video['frame_pool'] == pool
 
 
 def test_the_tokenizer_goes_with_clip(model_of, tokenizer, tmp_path):

@@ -20,8 +20,11 @@ WIDTH, DEPTH, TEXT_WIDTH, TEXT_DEPTH, EMBED = 256, 2, 128, 1, 64
 B, K, VALUES, LENGTH = 4, 96, 2 * 8 * 8 * 3, 32
 
 
-def lowered(*, tune='all', text='train', pool='mean', remat='none', **choices):
-    """The training step of a toy: (traced by JAX, analytic FLOPs)."""
+def lowered(*, tune='all', text='train', pool='mean', remat='none', sees=None, **choices):
+    """The training step of a toy: (traced by JAX, analytic FLOPs).
+
+    sees: what a backbone that tells slices apart computes; None: joint attention.
+    """
     common = {'heads': 4, 'remat': remat, 'dtype': jnp.float32}
     embed = EMBED if choices.get('head', True) else WIDTH
 
@@ -50,14 +53,15 @@ def lowered(*, tune='all', text='train', pool='mean', remat='none', **choices):
     }  # fmt: skip
     batch = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
     num_cls = K // 16 if choices.get('cls_repeat') else 1
+    joint = flops.Tower(
+        WIDTH, DEPTH, K + (pool == 'cls') * num_cls, **tune.layers(DEPTH),
+        **{k: x for k, x in choices.items() if k in flops.Tower._fields},
+    )  # fmt: skip
     count = flops.training_step(
-        flops.Tower(
-            WIDTH, DEPTH, K + (pool == 'cls') * num_cls, **tune.layers(DEPTH),
-            **{k: x for k, x in choices.items() if k in flops.Tower._fields},
-        ),
-        flops.Tower(TEXT_WIDTH, TEXT_DEPTH, LENGTH, TEXT_DEPTH * tune.text),
-        batch=B, num_patches=K, patch_values=VALUES, embed=embed, probe=pool == 'map',
+        text=flops.Tower(TEXT_WIDTH, TEXT_DEPTH, LENGTH, TEXT_DEPTH * tune.text),
+        batch=B, num_patches=K, patch_values=VALUES, embed=embed,
         head=choices.get('head', True), trains=flops.Trains(**tune.outside()),
+        **(sees or {'video': joint, 'probe': pool == 'map'}),
     )  # fmt: skip
     return jax.jit(step).trace(state, batch), count
 
@@ -109,9 +113,24 @@ def test_what_is_computed_again_is_not_counted():
     assert products(traced.jaxpr.jaxpr) > 1.2 * count
 
 
-def test_against_the_count_of_xla():
+SLICES, EACH = 8, K // 8
+FACTORISED = {'video': flops.Tower(WIDTH, DEPTH, K, DEPTH, looks=(EACH, SLICES))}
+BY_SLICES = {'video': flops.Tower(WIDTH, DEPTH, K, DEPTH, looks=(EACH,)),
+             'above': flops.Tower(WIDTH, 3, SLICES, 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'backbone': 'factorised', 'sees': FACTORISED},
+        {'backbone': 'factorised_encoder', 'temporal_depth': 3, 'sees': BY_SLICES},
+    ],
+    ids=['joint', 'factorised', 'encoder'],
+)
+def test_against_the_count_of_xla(options):
     """Of the towers written out; XLA adds normalisation, softmax and GELU, a few in a hundred."""
-    traced, count = lowered()
+    traced, count = lowered(**options)
     cost = traced.lower().compile(compiler_options=FAST).cost_analysis()
     assert count <= cost['flops'] <= 1.05 * count
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from long_vivit.models import blockwise, parts
 from long_vivit.models.attention import attend_to
@@ -34,6 +35,10 @@ def encode(encoder, patches, where):
 
 
 def _encode(encoder, patches, where):
+    if encoder.backbone == 'factorised':
+        return _encode_factorised(encoder, patches, where)
+    if encoder.over_time is not None:
+        return _encode_slices(encoder, patches, where)
     dtype, (b, n) = encoder.dtype, where.shape[:2]
     trunk, ahead = encoder.trunk, encoder.num_cls(n)
     x = parts.bits(jnp.zeros((b, ahead + n, *trunk.norm.scale.shape), dtype))
@@ -53,6 +58,54 @@ def _encode(encoder, patches, where):
     x = jax.lax.scan(lambda x, block: (_through(block, x, dtype), None), x, trunk.blocks)[0]
     x = _over_parts(norm(trunk.norm), x, ahead + n)
     return encoder.pooled(parts.of_bits(x, dtype))
+
+
+def _encode_slices(encoder, patches, where):
+    """Some slices at once, each of which the trunk takes by itself."""
+    b, n = where.shape[:2]
+    t = encoder.num_slices(patches)
+    s = n // t
+
+    def some(vectors, first, size):
+        part = (_part(given, first * s, size * s) for given in (patches, where))
+        return _put(vectors, encoder.slices(encoder.tokens(*part), size), first)
+
+    vectors = jnp.zeros((b, t, *encoder.trunk.norm.scale.shape), jnp.float32)
+    vectors = _over_parts(some, vectors, t, max(1, parts.TOKENS // s))
+    return encoder.projected(encoder.over_time(encoder.timed(vectors, patches, where)))
+
+
+def _encode_factorised(encoder, patches, where):
+    """Within slices some slices at once, over time some places at once."""
+    dtype, (b, n), trunk = encoder.dtype, where.shape[:2], encoder.trunk
+    t = encoder.num_slices(patches)
+    given, s = n // t, n // t + (encoder.cls is not None)
+    slices, places = (max(1, parts.TOKENS // size) for size in (s, t))
+
+    def embed(x, first, size):
+        part = (_part(each, first * given, size * given) for each in (patches, where))
+        return _put(x, encoder.entered(encoder.tokens(*part), size), first * s)
+
+    def through(block, x):
+        def within(x, first, size):
+            part = _part(x, first * s, size * s, dtype)
+            return _put(x, block.within(part, size), first * s)
+
+        def over_time(x, first, size):
+            part = parts.of_bits(jax.lax.dynamic_slice_in_dim(x, first, size, 2), dtype)
+            part = rearrange(part, 'b t s d -> b (t s) d')
+            part = part + block.temporal(part, t)
+            part = rearrange(part + block.mlp(part), 'b (t s) d -> b t s d', t=t)
+            return jax.lax.dynamic_update_slice_in_dim(x, parts.bits(part), first, 2)
+
+        x = rearrange(_over_parts(within, x, t, slices), 'b (t s) d -> b t s d', t=t)
+        return rearrange(_over_parts(over_time, x, s, places), 'b t s d -> b (t s) d')
+
+    x = parts.bits(jnp.zeros((b, t * s, *trunk.norm.scale.shape), dtype))
+    x = _over_parts(embed, x, t, slices)
+    x = jax.lax.scan(lambda x, block: (through(block, x), None), x, trunk.blocks)[0]
+    x = _over_parts(lambda x, *at: _put(x, trunk.norm(_part(x, *at, dtype)), at[0]), x, t * s)
+    return encoder.projected(encoder.pooled_slices(parts.of_bits(x, dtype), t))
 
 
 def _through(block, x, dtype):
@@ -78,12 +131,12 @@ def _through(block, x, dtype):
     return _over_parts(renew, x, n)
 
 
-def _over_parts(step, state, n):
+def _over_parts(step, state, n, most=0):
     """step(state, first, size) for each part of n tokens, in order -> the last state.
 
-    Parts are equally long, but for the last, which may be shorter.
+    Parts are equally long, at most `most` (0: parts.TOKENS), but the last may be shorter.
     """
-    size = blockwise.block_size(n, parts.TOKENS)
+    size = blockwise.block_size(n, most or parts.TOKENS)
     state = jax.lax.fori_loop(0, n // size, lambda i, state: step(state, i * size, size), state)
     return step(state, n - n % size, n % size) if n % size else state
 

@@ -169,7 +169,10 @@ class Block(nnx.Module):
 
     def __call__(self, x, lengths=None, *, in_parts=False):
         """`in_parts`: the MLP takes the tokens in parts; see `parts.over_tokens`."""
-        x = x + self.attention(self.norm_1(x), lengths)
+        return self.then_mlp(x + self.attention(self.norm_1(x), lengths), in_parts)
+
+    def then_mlp(self, x, in_parts):
+        """The second half of the block."""
         return x + (parts.over_tokens(self.mlp, x) if in_parts else self.mlp(x))
 
     def mlp(self, x):
@@ -182,10 +185,13 @@ class Trunk(nnx.Module):
     """`depth` blocks and a last LayerNorm, x [b, n, d] -> [b, n, d].
 
     Args:
-      remat: a name in REMAT. block: what `Block` takes besides.
+      remat: a name in REMAT. make: the kind of block, `Block` or one that is called like it.
+      block: what it takes besides.
     """
 
-    def __init__(self, width, depth, heads, *, remat, norm_epsilon=EPSILON, rngs, **block):
+    def __init__(
+        self, width, depth, heads, *, remat, make=Block, norm_epsilon=EPSILON, rngs, **block
+    ):
         if remat not in REMAT:
             raise ValueError(
                 f'model.video.remat is {remat!r}; it must be one of {", ".join(REMAT)}'
@@ -193,33 +199,34 @@ class Trunk(nnx.Module):
 
         def one(key):
             rngs = nnx.Rngs(params=key)
-            return Block(width, heads, norm_epsilon=norm_epsilon, rngs=rngs, **block)
+            return make(width, heads, norm_epsilon=norm_epsilon, rngs=rngs, **block)
 
         self.blocks = jax.vmap(one)(jax.random.split(rngs.params(), depth))
         self.norm = LayerNorm(width, epsilon=norm_epsilon)
         self.remat, self.depth = remat, depth
 
-    def __call__(self, x, lengths=None, *, num_frozen=0, num_still=0, axis=None):
+    def __call__(self, x, lengths=None, *, num_frozen=0, num_still=0, axis=None, **laid):
         """`num_frozen`: through so many first blocks, and all before them, no gradient flows.
 
         num_still: the parameters of so many last blocks get none; it flows through them. axis: of
-        the mesh, that the tokens are split over; None: every device has them all.
+        the mesh, that the tokens are split over; None: every device has them all. laid: static
+        words on how the tokens lie, that this kind of block asks for.
         """
         x, above = constrain(x, BATCH, axis, None), self.depth - num_still
         for first, last in ((0, num_frozen), (num_frozen, above), (above, self.depth)):
             if last - first == self.depth:
-                x = self._through(self.blocks, x, lengths, axis)
+                x = self._through(self.blocks, x, lengths, axis, laid)
             elif last > first:
                 blocks = jax.tree.map(itemgetter(slice(first, last)), self.blocks)
                 if first != num_frozen:
                     blocks = jax.lax.stop_gradient(blocks)
-                x = self._through(blocks, x, lengths, axis)
+                x = self._through(blocks, x, lengths, axis, laid)
                 x = jax.lax.stop_gradient(x) if last == num_frozen else x
         return self.norm(x)
 
-    def _through(self, blocks, x, lengths, axis):
+    def _through(self, blocks, x, lengths, axis, laid):
         def through(block, x, lengths, **how):
-            return constrain(block(x, lengths, **how), BATCH, axis, None)
+            return constrain(block(x, lengths, **how, **laid), BATCH, axis, None)
 
         policy = REMAT[self.remat]
         if policy is None:

@@ -113,4 +113,8 @@ class Positions(nnx.Module):
         space = self.space[...].at[h, w].get(mode='promise_in_bounds')
         if still:
             return space
-        return space + self.time[...].at[t].get(mode='promise_in_bounds')
+        return space + self.times(t)
+
+    def times(self, t):
+        """The rows of a split table's times: int32 [...] -> float32 [..., d]."""
+        return self.time[...].at[t].get(mode='promise_in_bounds')

@@ -49,6 +49,12 @@ def faults(config: Mapping[str, Any], end: int) -> Iterator[str]:
             f'model.video.adapter_width: is {video["adapter_width"]}; CLIP has none, and its '
             'weights cannot take them in'
         )
+    backbone = video.get('backbone', 'joint')
+    if backbone != 'joint' and (backbone, video.get('frame_pool')) != ('frames', 'mean'):
+        yield (
+            f'model.video.backbone: is {backbone!r}, which has more than an image tower above or '
+            "within it; CLIP's is that of 'joint', or of 'frames' with frame_pool 'mean'"
+        )
     if config['logit_bias']:
         yield "loss.kind: is 'sigmoid', whose logits have a bias; CLIP's have none"
     _, h, w = video['grid']
@@ -80,7 +86,8 @@ def unfinished(params: Mapping[str, np.ndarray], video: Mapping[str, Any]) -> di
     """
     kernel, bias = unfold_pixels(params['video/image_embed/kernel'], pairs.MEAN, pairs.STD)
     bias = bias + params['video/image_embed/bias']
-    if video['tubelet'] == 1 and video['grid'][0] > 1:
+    timed = video.get('backbone', 'joint') != 'frames'
+    if video['tubelet'] == 1 and video['grid'][0] > 1 and timed:
         bias = bias + params['video/positions/time'][0]
     places = rearrange(params['video/positions/space'], 'h w d -> (h w) d') + bias
     table = np.concatenate([np.zeros_like(places[:1]), places])

@@ -27,8 +27,9 @@ def architecture(model) -> dict[str, Any]:
 
     Returns:
       {'video': {...}, 'text': {...}, 'embed': e, 'logit_bias': bool}. The fields of the towers are
-      those of configs/base.py; besides, 'grid' of the video is [t, h, w], 'length' (0: any, there
-      is no table) and 'vocab' of the text are the rows of its tables.
+      those of configs/base.py (without a backbone: 'joint'); besides, 'grid' of the video is
+      [t, h, w], 'length' (0: any, there is no table) and 'vocab' of the text are the rows of its
+      tables.
     """
     video, text = model.video, model.text
     if video.tubes is not None:
@@ -47,6 +48,7 @@ def architecture(model) -> dict[str, Any]:
             'norm_input': video.norm_input is not None,
             'positions': 'joint' if video.positions.joint is not None else 'split',
             'head': video.head is not None,
+            **_backbone(video),
         },
         'text': {
             **_trunk(text.trunk),
@@ -59,6 +61,21 @@ def architecture(model) -> dict[str, Any]:
         },
         'embed': text.head.kernel.shape[-1],
         'logit_bias': model.logit_bias is not None,
+    }
+
+
+def _backbone(video) -> dict[str, Any]:
+    """The backbone and what it has above its slices; nothing of joint attention."""
+    over_time = video.over_time
+    if video.backbone == 'joint':
+        return {}
+    if over_time is None:
+        return {'backbone': video.backbone}
+    layers = over_time.trunk is not None
+    return {
+        'backbone': video.backbone,
+        'frame_pool': 'temporal' if layers else 'mean' if over_time.map is None else 'attention',
+        'temporal_depth': over_time.trunk.depth if layers else 0,
     }
 
 
