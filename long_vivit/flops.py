@@ -132,6 +132,8 @@ def training_step(
         heads += above._replace(num_trained=live, num_passed=through).training()
     elif above is not None:
         pools.append((above, 1, 1 + vector + trains.above, trains.above))
+        if trains.above and not pooled:  # what goes into keys and values needs no gradient
+            heads -= 4 * above.num_tokens * above.width**2
     for tower, groups, passes, live in pools:
         heads += tower.probe(groups) * passes
         query = 2 * video.width * video.width  # once for the whole batch

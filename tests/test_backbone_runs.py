@@ -57,6 +57,57 @@ def test_every_product_is_counted(name, kind, tmp_path):
     assert products(traced.jaxpr.jaxpr) == count
 
 
+@pytest.mark.parametrize(
+    ('name', 'tune'),
+    [
+        ('factorised', 'temporal'), ('factorised', 'temporal+adapters+lora'),
+        ('encoder', 'temporal'), ('encoder', 'stem'), ('temporal cls', 'temporal+head'),
+        ('attention', 'temporal'), ('attention', 'adapters'), ('mean map', 'head'),
+        ('factorised', 'first:1'), ('encoder', 'first:1'),
+    ],
+)  # fmt: skip
+def test_every_product_is_counted_of_what_is_trained(name, tune, tmp_path):
+    sizes = {'adapters': 'adapter_width', 'lora': 'lora_rank'}
+    fields = {f'model__video__{x}': 4 for word, x in sizes.items() if word in tune}
+    run = run_of(name, tmp_path, stages__long__tune=tune, **fields)
+    stage = run.stages[2]
+    init, step = recipe.training(run, stage, VOCAB)
+    batch = recipe.batch_like(run, stage)
+    b, k, values = batch['patches'].shape
+    count = recipe.step_flops(run, stage, batch=b, num_patches=k, patch_values=values)
+    traced = jax.jit(step).trace(jax.eval_shape(init), batch)
+    # `layers.activated` keeps the input of `down` only, and computes what goes into its pair again.
+    width, depth, rank = (getattr(run.model.video, x) for x in ('width', 'depth', 'lora_rank'))
+    again = depth * 2 * b * k * 4 * width * rank
+    assert products(traced.jaxpr.jaxpr) == count + again
+
+
+def test_rates_of_one_stage_are_slices_of_one_model(tmp_path):
+    """Masked later, or no longer: the patches of each rate make the slices that there are."""
+    fields = {'stages__long__mask_rate': 0.0, 'stages__long__mask_schedule': '0.5=0.5'}
+    run = run_of('encoder', tmp_path, **fields)
+    stage = run.stages[2]
+    model = jax.eval_shape(lambda: recipe.model(run, stage, VOCAB, jax.random.key(0)))
+    for rate in (0.0, 0.5):
+        patches = recipe.batch_like(run, stage, rate)['patches']
+        assert model.video.num_slices(patches) == model.video.positions.grid[0]
+
+
+def test_adapters_and_attention_over_time_are_new_together(tmp_path):
+    fields = {'model__video__adapter_width': 3, 'stages__short__tune': 'temporal+adapters+stem'}
+    run = run_of('factorised', tmp_path, **fields)
+    image, short, long = run.stages
+    flat = fresh(run, image)
+    params, lines = start.shaped(run, short, flat, VOCAB)
+    assert sum('afresh' in line for line in lines if 'positions' not in line) == 2
+    blocks, before = (below(one, 'video/trunk/blocks') for one in (params, flat))
+    assert not blocks['adapter/widen/kernel'].any() and not blocks['temporal/gate'].any()
+    np.testing.assert_array_equal(blocks['temporal/norm/scale'], before['norm_1/scale'])
+    np.testing.assert_array_equal(blocks['temporal/attention/out'], before['attention/out'])
+    again, lines = start.shaped(run, long, params, VOCAB)
+    assert again.keys() == params.keys() and not any('afresh' in line for line in lines)
+
+
 def test_a_factorised_stage_of_videos_starts_from_images(tmp_path):
     """Images have no attention over time; videos begin with each layer's own and a shut gate."""
     run = run_of('factorised', tmp_path)

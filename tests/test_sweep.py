@@ -117,9 +117,19 @@ def test_each_cell_is_checked_before_the_first_one_runs():
     assert "stages.long.mask_rate: 'much'; it must be of type float" in text
 
 
-def test_the_recipes_pass():
+def test_the_recipes_pass(tmp_path):
+    """All grids, each cell as a whole, and the run of each of its stages by itself."""
     for word in recipes.SIZES:
-        assert grid.read(recipes.get_config(word)).cells
+        cfg = recipes.get_config(word)
+        found = grid.read(cfg)
+        assert word == 'tiny' or set(cfg.grids) == set(recipes.FINDINGS)
+        links = {link.name: link.run for cell in found.variants for link in cell.chain}
+        file = tmp_path / 'config.json'
+        for run in links.values():
+            file.write_text(config.to_json(run))
+            alone = config.load_file(str(file))
+            alone.init = alone.init and str(tmp_path)  # which is there, as the link before will be
+            config.resolve(alone)
     with pytest.raises(ValueError, match="'huge' is no size"):
         recipes.get_config('huge')
 

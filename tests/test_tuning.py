@@ -245,8 +245,14 @@ def step_of(tune, text_tower='train', micro_batch=0, **video):
 CASES = {
     'adapters and the stem': ('adapters+stem', 'train', {'lora_rank': 0, 'remat': 'full'}, 0),
     'pairs, in micro-batches': ('lora', 'frozen', {'adapter_width': 0}, 2),
+    'attention over time': (
+        'temporal', 'frozen', {'adapter_width': 0, 'lora_rank': 0, 'backbone': 'factorised'}, 0,
+    ),
+    'attention over time, adapters and pairs': (
+        'temporal+adapters+lora', 'frozen', {'backbone': 'factorised'}, 0,
+    ),
     'the first layer': ('first:1', 'frozen', {'adapter_width': 0, 'lora_rank': 0}, 0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(('tune', 'text', 'video', 'micro_batch'), CASES.values(), ids=CASES)
