@@ -136,6 +136,8 @@ def training_step(
             heads -= 4 * above.num_tokens * above.width**2
     for tower, groups, passes, live in pools:
         heads += tower.probe(groups) * passes
+        if passes > 1 and not live:  # the scores' gradient goes to keys, and to what is weighed
+            heads += 2 * tower.num_tokens * tower.width
         query = 2 * video.width * video.width  # once for the whole batch
         logits += query * (TRAINED if live else 1)
     return batch * (video.training() + text.training() + stem + heads) + logits

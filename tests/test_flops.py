@@ -92,6 +92,7 @@ def products(jaxpr):
         {'tune': 'first:1', 'adapter_width': 24}, {'tune': 'stem', 'text': 'frozen'},
         {'tune': 'none'}, {'tune': 'head', 'text': 'frozen'},
         {'tune': 'head+stem', 'pool': 'map'}, {'tune': 'none', 'pool': 'map'},
+        {'tune': 'stem', 'pool': 'map'},
     ],
     ids=str,
 )  # fmt: skip

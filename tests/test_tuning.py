@@ -263,7 +263,7 @@ def test_two_steps_move_what_is_named_and_nothing_else(tune, text, video, micro_
     assert moments == live
     step, after = jax.jit(step, compiler_options=FAST), state
     for seed in range(2):
-        after, watch = step(after, batch(seed=seed))
+        after, watch = step(after, batch(k=12, seed=seed))  # of 3 slices
         assert watch['skipped'] == 0
     before = flatten(state.model)
     for name, leaf in flatten(after.model).items():
