@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from long_vivit import layout, optim, rates, retrieval, sharding
+from long_vivit import layout, optim, rates, retrieval, sharding, tuning
 from long_vivit.inputs import patches as masks
 from long_vivit.models import blockwise, parts
 from long_vivit.models.slices import KINDS, num_slices
@@ -261,9 +261,9 @@ def test_remat_changes_no_gradient(name, remat, monkeypatch):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_every_parameter_has_its_rows(name):
-    """On the mesh, in weight decay, in rates by layer; last_layers trains what is above them."""
+    """On the mesh, in weight decay, in rates by layer; last:1 trains what is above them."""
     like = tiny_models.like(video=MODELS[name])
-    table = optim.rules(like, last_layers=1, depth=2)
+    table = optim.rules(like, tune=tuning.parsed('last:1'))
     factors = rates.factors(like, layer_decay=0.5)
     layout.shardings(like, sharding.make_mesh('fsdp=4,tensor=2'))  # raises where there is none
     for leaf, rule in table.items():
