@@ -36,7 +36,8 @@ def teach(stage, tools, sources, start):
     with jax.set_mesh(mesh):
         init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
         shapes = jax.eval_shape(init)
-    tools.say(f'{stage.name}: {tuning.in_words(stage, *trained.counts(shapes))}')
+    if tuning.of(stage) != tuning.ALL:
+        tools.say(f'{stage.name}: {tuning.in_words(stage, *trained.counts(shapes))}')
     lies, whole = layout.shardings(shapes, mesh)
     for line in whole:
         if line.startswith('model/'):

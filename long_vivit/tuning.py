@@ -113,7 +113,8 @@ def parsed(tune: str, text_tower: str = 'train') -> Tuning:
 def of(stage) -> Tuning:
     """The Tuning of a resolved stage; runs of before had `last_layers` alone."""
     fields = vars(stage)
-    last = f'last:{stage.last_layers}' if stage.last_layers else 'all'
+    last_layers = fields.get('last_layers', 0)
+    last = f'last:{last_layers}' if last_layers else 'all'
     tune = last if fields.get('tune', 'all') == 'all' else stage.tune
     return parsed(tune, fields.get('text_tower', 'train'))
 

@@ -3,7 +3,6 @@
 Whoever runs this has one thread and holds no devices: it starts processes and waits for them.
 """
 
-import ctypes
 import os
 import re
 import signal
@@ -15,7 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAUSE_S = 0.1  # between looks at what runs
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+# What a process does before it becomes the command, PARENT CORES ARGUMENTS: it dies with its parent
+# (1 is PR_SET_PDEATHSIG of Linux's prctl, which outlives exec) and keeps to its cores.
+FIRST = """
+import ctypes, os, signal, sys
+parent, cores, *arguments = sys.argv[1:]
+if sys.platform == 'linux':
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit(1)
+if cores:
+    os.sched_setaffinity(0, map(int, cores.split(',')))
+os.execv(sys.executable, [sys.executable, *arguments])
+"""
 
 
 @dataclass(frozen=True)
@@ -129,20 +140,11 @@ class Pool:
         share = self.free.pop(0)
         log = self.log(task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.getpid()
-
-        def before():  # in the new process
-            if sys.platform == 'linux':
-                ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-                if os.getppid() != parent:
-                    os._exit(1)
-            if share.cores:
-                os.sched_setaffinity(0, share.cores)
-
+        mine = [str(os.getpid()), ','.join(map(str, sorted(share.cores or ())))]
         with open(log, 'wb') as file:
             process = subprocess.Popen(
-                [sys.executable, *task.arguments], stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=before,
+                [sys.executable, '-c', FIRST, *mine, *task.arguments], stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, **share.environment, **task.environment},
             )  # fmt: skip
         self.running[process] = task, share
