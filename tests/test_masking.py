@@ -165,11 +165,11 @@ def test_what_a_run_shows(whole):
     assert [round(x['tokens_per_s'] / x['clips_per_s']) for x in lines] == KEPT[1:]
 
 
-@pytest.mark.parametrize('at', [3, 5])
+@pytest.mark.parametrize('at', [5])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     whole, tiny_stories, tmp_path, monkeypatch, at
 ):
-    """After a rate began, and in the tail; saved at steps 2, 4 and 6."""
+    """In the tail, after two rates; saved at steps 2, 4 and 6."""
     run = tiny(tiny_stories, tmp_path / 'run', log__every=1, **SCHEDULE)
 
     def note(self, step, *others, note=loop.Loop.note):
