@@ -67,67 +67,8 @@ def data() -> dict:
 def model() -> dict:
     """The two encoders. Their inputs (pixels, frames, text length) belong to the stages."""
     return {
-        'video': {
-            'size': 'custom',  # Ti 192x12x3, S 384x12x6, B 768x12x12, L 1024x24x16 | custom
-            'width': 0,  # d; a multiple of heads; 0 = as the size says
-            'depth': 0,  # layers; 0 = as the size says
-            'heads': 0,  # m; 0 = as the size says
-            'patch': 16,  # side of a patch in pixels; divides every stage's pixels
-            'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
-            'backbone': 'joint',  # joint (all patches see all) | factorised (in every layer first
-            #                       the patches of a time slice see each other, then those of a
-            #                       place, through a gate; masks: tube, frame) | factorised_encoder
-            #                       (layers within slices, then layers over slices) | frames (each
-            #                       slice by itself, then frame_pool); masks of these two: slice,
-            #                       tube, frame
-            'frame_pool': 'mean',  # of backbone frames, from slices to one vector: mean | attention
-            #                        (of a learnt probe) | temporal (layers over slices, which know
-            #                        their times; the other two know no order)
-            'temporal_depth': 4,  # layers over slices: of factorised_encoder, and of frame_pool
-            #                       temporal; >= 1
-            'pool': 'mean',  # mean (over all tokens) | cls (a learnt token) | map (attention of a
-            #                  learnt probe and an MLP, as SigLIP has); of factorised_encoder and
-            #                  frames: over the tokens of a slice
-            'cls_repeat': True,  # of cls: as many copies of the token as there are images' worth of
-            #                      patches, so that a still video embeds as its frame | False: one;
-            #                      where the backbone has slices, each has its own
-            'activation': 'gelu',  # of the MLPs: gelu (tanh form) | gelu_erf (exact) | quick_gelu
-            #                        (x sigmoid(1.702 x), as OpenAI's CLIP has)
-            'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0
-            'norm_input': False,  # a LayerNorm before the first layer, as CLIP has
-            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
-            'adapter_width': 0,  # hidden values of an adapter behind the MLP of each layer; there
-            #                      from the first stage on whose `tune` names adapters; 0 = none
-            'lora_rank': 0,  # rank of what LoRA adds to the weights of attention and MLPs, in the
-            #                  stages whose `tune` names lora (alpha is the rank); 0 = none
-            'positions': 'split',  # split (a table of space and one of time, added up) | joint (one
-            #                        table of all places at all times, as ViViT has)
-            'head': True,  # projects width -> embed; False: embed must be width, as SigLIP has it
-            'remat': 'none',  # activations computed again in the backward pass, both towers; from
-            #                   most memory to least: none | dots (all but matrix products) |
-            #                   attention (all but attention's output) | full | offload (full, and
-            #                   what each layer starts from waits in the host's memory)
-        },
-        'text': {
-            'width': 512,  # d; a multiple of heads
-            'depth': 8,  # layers
-            'heads': 8,  # m
-            'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
-            #               is stretched from stage to stage
-            'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token) |
-            #                           padded (reads padding too, last place: SigLIP)
-            'activation': 'gelu',  # as model.video.activation
-            'norm_epsilon': 1e-6,  # as model.video.norm_epsilon; > 0
-            'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
-            'head_bias': False,  # whether the projection to embed has a bias
-            'positions': 'learned',  # learned (a table) | rotary (attention sees how far words are
-            #                          apart; no table, any length)
-            'stretch': 'kps',  # how a shorter table is made longer: kps (Long-CLIP's: the first
-            #                    rows stay, the rest is read in between) | interpolate (all of it)
-            'keep': -1,  # of kps, the rows that stay, and that never change in a stage that starts
-            #              from something (Long-CLIP: 20 of 77); 0 = none; -1 = a share of 20 / 77
-            #              stays when the table is stretched, and all are trained
-        },
+        'video': video_tower(),
+        'text': text_tower(),
         'from_init': False,  # True: what `init` (FAMILY:PATH) says of the architecture replaces the
         #                      fields that are at their defaults; another value of them is refused
         'embed': 512,  # e, the width of the joint space; >= 1
@@ -138,6 +79,75 @@ def model() -> dict:
         'sequence': 'auto',  # with the tokens split over the mesh axis seq: ulysses (each device
         #                      has all tokens of some heads, which must divide) | ring (keys go
         #                      round; blockwise only) | auto (ulysses where heads divide, else ring)
+    }
+
+
+def video_tower() -> dict:
+    """The video encoder."""
+    return {
+        'size': 'custom',  # Ti 192x12x3, S 384x12x6, B 768x12x12, L 1024x24x16 | custom
+        'width': 0,  # d; a multiple of heads; 0 = as the size says
+        'depth': 0,  # layers; 0 = as the size says
+        'heads': 0,  # m; 0 = as the size says
+        'patch': 16,  # side of a patch in pixels; divides every stage's pixels
+        'tubelet': 2,  # frames in a tubelet; divides every video stage's frames
+        'backbone': 'joint',  # joint (all patches see all) | factorised (in every layer first
+        #                       the patches of a time slice see each other, then those of a
+        #                       place, through a gate; masks: tube, frame) | factorised_encoder
+        #                       (layers within slices, then layers over slices) | frames (each
+        #                       slice by itself, then frame_pool); masks of these two: slice,
+        #                       tube, frame
+        'frame_pool': 'mean',  # of backbone frames, from slices to one vector: mean | attention
+        #                        (of a learnt probe) | temporal (layers over slices, which know
+        #                        their times; the other two know no order)
+        'temporal_depth': 4,  # layers over slices: of factorised_encoder, and of frame_pool
+        #                       temporal; >= 1
+        'pool': 'mean',  # mean (over all tokens) | cls (a learnt token) | map (attention of a
+        #                  learnt probe and an MLP, as SigLIP has); of factorised_encoder and
+        #                  frames: over the tokens of a slice
+        'cls_repeat': True,  # of cls: as many copies of the token as there are images' worth of
+        #                      patches, so that a still video embeds as its frame | False: one;
+        #                      where the backbone has slices, each has its own
+        'activation': 'gelu',  # of the MLPs: gelu (tanh form) | gelu_erf (exact) | quick_gelu
+        #                        (x sigmoid(1.702 x), as OpenAI's CLIP has)
+        'norm_epsilon': 1e-6,  # added to the variance in each LayerNorm; > 0
+        'norm_input': False,  # a LayerNorm before the first layer, as CLIP has
+        'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+        'adapter_width': 0,  # hidden values of an adapter behind the MLP of each layer; there
+        #                      from the first stage on whose `tune` names adapters; 0 = none
+        'lora_rank': 0,  # rank of what LoRA adds to the weights of attention and MLPs, in the
+        #                  stages whose `tune` names lora (alpha is the rank); 0 = none
+        'positions': 'split',  # split (a table of space and one of time, added up) | joint (one
+        #                        table of all places at all times, as ViViT has)
+        'head': True,  # projects width -> embed; False: embed must be width, as SigLIP has it
+        'remat': 'none',  # activations computed again in the backward pass, both towers; from
+        #                   most memory to least: none | dots (all but matrix products) |
+        #                   attention (all but attention's output) | full | offload (full, and
+        #                   what each layer starts from waits in the host's memory)
+    }
+
+
+def text_tower() -> dict:
+    """The text encoder."""
+    return {
+        'width': 512,  # d; a multiple of heads
+        'depth': 8,  # layers
+        'heads': 8,  # m
+        'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
+        #               is stretched from stage to stage
+        'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token) |
+        #                           padded (reads padding too, last place: SigLIP)
+        'activation': 'gelu',  # as model.video.activation
+        'norm_epsilon': 1e-6,  # as model.video.norm_epsilon; > 0
+        'mlp_width': 0,  # hidden values of the MLPs; 0 = 4 x width
+        'head_bias': False,  # whether the projection to embed has a bias
+        'positions': 'learned',  # learned (a table) | rotary (attention sees how far words are
+        #                          apart; no table, any length)
+        'stretch': 'kps',  # how a shorter table is made longer: kps (Long-CLIP's: the first
+        #                    rows stay, the rest is read in between) | interpolate (all of it)
+        'keep': -1,  # of kps, the rows that stay, and that never change in a stage that starts
+        #              from something (Long-CLIP: 20 of 77); 0 = none; -1 = a share of 20 / 77
+        #              stays when the table is stretched, and all are trained
     }
 
 
@@ -219,42 +229,8 @@ def stage(**changes) -> ConfigDict:
         {
             'train': '',  # data spec (see `data`)
             'eval': '',  # data spec; '' = this stage is not scored
-            'frames': 16,  # 1 = images, else a multiple of model.video.tubelet
-            'pixels': 256,  # side of the square frame; a multiple of model.video.patch
-            'patch': 0,  # pixels, in place of model.video.patch; 0 = that
-            'tubelet': 0,  # frames, in place of model.video.tubelet; 0 = that
-            'tubes': '',  # videos are seen as tubes of several sizes, set wide apart, in place of
-            #               tubelets: tubevit (TubeViT's, for 224 pixels) | tubevit/2 (half as wide,
-            #               high and far apart) | KERNEL/STRIDE@OFFSET+..., each TxHxW in frames and
-            #               pixels: 8x8x8/16x32x32+4x12x12/16x32x32@0x16x16; '' = tubelets
-            'token_budget': 0,  # k patches of each video, however long: of as many frames as it has
-            #                     at fps, at most frames; of a longer one the first frames / fps
-            #                     seconds are seen; in training and in scoring; 0 = all patches, but
-            #                     for those masked
-            'sampler': 'rand_seg',  # when training: a name in long_vivit/inputs/samplers.py
-            'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
-            'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
-            'mask_kind': 'tube',  # which patches are left out: random | slice | tube | frame |
-            #                       motion (drawn too, but the more they change the rarer; all
-            #                       frames must be decoded for that)
-            'motion_uniform': 0.2,  # of mask_kind motion: share of a patch's chance to be seen that
-            #                         is the same for all, the rest goes by how much it changes; 0
-            #                         to 1
-            'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
-            'mask_schedule': '',  # other rates, each from a share of the steps on: 0.5=0.75,0.8=0.5
-            #                       masks from the half on 75%, from four fifths on 50%; a rate is a
-            #                       program of its own; '' = mask_rate throughout
-            'unmasked_tail': 0.0,  # share of the steps, the last ones, that leave no patch out;
-            #                        0 <= x < 1
-            'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
-            'text_length': 32,  # l, tokens with the start and end tokens; >= 3
-            'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text
-            #                      tower in groups of like length, each only as far as the bucket
-            #                      that holds it; the same vectors for less; () = all of l
-            'sentences': 'all',  # of long captions when training: all | sample (some, at random)
-            'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
-            #                    (of the first text) | '' = none
-            'short_length': 32,  # tokens of the second text, as in text_length; >= 3
+            **sight(),
+            **reading(),
             'batch': 64,  # pairs in a training step, over all devices; >= 2
             'micro_batch': 0,  # pairs that the encoders take at once, over all devices, with the
             #                    gradients of the whole batch (GradCache); divides batch; 0 = all
@@ -277,3 +253,51 @@ def stage(**changes) -> ConfigDict:
     fields.lock()
     fields.update(changes)
     return fields
+
+
+def sight() -> dict:
+    """What a stage sees of a video: which frames, which patches of them."""
+    return {
+        'frames': 16,  # 1 = images, else a multiple of model.video.tubelet
+        'pixels': 256,  # side of the square frame; a multiple of model.video.patch
+        'patch': 0,  # pixels, in place of model.video.patch; 0 = that
+        'tubelet': 0,  # frames, in place of model.video.tubelet; 0 = that
+        'tubes': '',  # videos are seen as tubes of several sizes, set wide apart, in place of
+        #               tubelets: tubevit (TubeViT's, for 224 pixels) | tubevit/2 (half as wide,
+        #               high and far apart) | KERNEL/STRIDE@OFFSET+..., each TxHxW in frames and
+        #               pixels: 8x8x8/16x32x32+4x12x12/16x32x32@0x16x16; '' = tubelets
+        'token_budget': 0,  # k patches of each video, however long: of as many frames as it has
+        #                     at fps, at most frames; of a longer one the first frames / fps
+        #                     seconds are seen; in training and in scoring; 0 = all patches, but
+        #                     for those masked
+        'sampler': 'rand_seg',  # when training: a name in long_vivit/inputs/samplers.py
+        'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
+        'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
+        'mask_kind': 'tube',  # which patches are left out: random | slice | tube | frame |
+        #                       motion (drawn too, but the more they change the rarer; all
+        #                       frames must be decoded for that)
+        'motion_uniform': 0.2,  # of mask_kind motion: share of a patch's chance to be seen that
+        #                         is the same for all, the rest goes by how much it changes; 0
+        #                         to 1
+        'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
+        'mask_schedule': '',  # other rates, each from a share of the steps on: 0.5=0.75,0.8=0.5
+        #                       masks from the half on 75%, from four fifths on 50%; a rate is a
+        #                       program of its own; '' = mask_rate throughout
+        'unmasked_tail': 0.0,  # share of the steps, the last ones, that leave no patch out;
+        #                        0 <= x < 1
+    }
+
+
+def reading() -> dict:
+    """Which texts a stage reads, and how far."""
+    return {
+        'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
+        'text_length': 32,  # l, tokens with the start and end tokens; >= 3
+        'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text
+        #                      tower in groups of like length, each only as far as the bucket
+        #                      that holds it; the same vectors for less; () = all of l
+        'sentences': 'all',  # of long captions when training: all | sample (some, at random)
+        'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
+        #                    (of the first text) | '' = none
+        'short_length': 32,  # tokens of the second text, as in text_length; >= 3
+    }

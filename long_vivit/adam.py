@@ -14,8 +14,7 @@ def scale_by_adam(b1, b2, eps, mu_dtype=None):
     """optax.scale_by_adam, whose update takes `good` as well: False changes nothing of the state.
 
     The choice is made before the moments are used. Made of the finished state, it would read the
-    old moments after the new ones exist, and the compiler would copy both: half of a ViT-S step's
-    temporary memory at 75% masking.
+    old moments after the new ones exist, and the compiler would copy both.
     """
     adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype)
 

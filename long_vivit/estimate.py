@@ -14,7 +14,7 @@ from long_vivit import compiling, config, hardware, layout, masking, recipe, sha
 from long_vivit.axes import FSDP
 from long_vivit.inputs.looks import patches_of
 from long_vivit.models.slices import KINDS
-from long_vivit.names import flatten
+from long_vivit.names import below, flatten
 
 # XLA's passes before code is generated decide about memory; LLVM's level does not (a test shows).
 OPTIONS = compiling.HASTY
@@ -78,7 +78,11 @@ def own_bytes(tree):
 
 def memory(run, stage, vocab, mesh):
     """The `Memory` of a training step of the stage."""
-    program, state, batch = compiled(run, stage, vocab, mesh)
+    return memory_of(*compiled(run, stage, vocab, mesh))
+
+
+def memory_of(program, state, batch):
+    """The `Memory` of what `compiled` gives."""
     found = program.memory_analysis()
     return Memory(
         parameters=own_bytes(state.model),
@@ -86,16 +90,8 @@ def memory(run, stage, vocab, mesh):
         batch=own_bytes(batch),
         activations=found.temp_size_in_bytes,
         peak=peak(found),
-        gradients=own_bytes(live_like(run, stage, vocab, state.model)),
+        gradients=own_bytes(below(flatten(state.opt), 'adam/nu')),  # a second moment for each
     )
-
-
-def live_like(run, stage, vocab, model):
-    """What of the model (shapes with shardings) is trained: {name: the same of its slices}."""
-    table = recipe.optimiser(run, stage, vocab).table
-    spread = {name: leaf.sharding for name, leaf in flatten(model).items()}
-    like = jax.eval_shape(lambda tree: trained.take(tree, table), model)
-    return layout.like(like, {name: spread[name] for name in like})
 
 
 def peak(found):
@@ -111,10 +107,9 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
     """
     flops = mean_flops(run, stage)
     seconds = flops / (mfu * chip.peak_flops * mesh.size)
-    taken = memory(run, stage, vocab, mesh)
-    num_trained, num_parameters = trained.counts(
-        jax.eval_shape(recipe.training(run, stage, vocab)[0])
-    )
+    program, state, batch = compiled(run, stage, vocab, mesh)
+    taken = memory_of(program, state, batch)
+    num_trained, num_parameters = trained.counts(state)
     return Estimate(
         stage=stage.name,
         num_parameters=num_parameters,

@@ -104,8 +104,7 @@ def tube_faults(stage: dict, path: str, fits: bool) -> Iterator[str]:
             )
     if stage['token_budget']:
         yield f'{path}tubes: {stage["tubes"]!r} with a token_budget; set one of the two only.'
-    masked = stage['mask_rate'] or any(masking.later_rates(stage))
-    if masked and stage['mask_kind'] != 'random':
+    if masking.ever(stage) and stage['mask_kind'] != 'random':
         yield (
             f'{path}mask_kind: {stage["mask_kind"]!r} with {path}tubes, which are no grid; use '
             "'random' (the same share of each kernel's tubes)."

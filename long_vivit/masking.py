@@ -62,6 +62,11 @@ def later_rates(stage):
         return []
 
 
+def ever(stage):
+    """Whether any step of a stage (a dict of its fields) leaves patches out."""
+    return any([stage['mask_rate'], *later_rates(stage)])
+
+
 def phases(stage):
     """The phases of a resolved stage: a tuple, in order; the first begins at 0, rates change."""
     found = []

@@ -121,7 +121,7 @@ def backbone_mask_faults(config: dict, name: str) -> Iterator[str]:
     backbone, kind = video['backbone'], stage['mask_kind']
     tubelet = stage['tubelet'] or video['tubelet']
     many = stage['frames'] // tubelet > 1
-    if not many or not any([stage['mask_rate'], *masking.later_rates(stage)]):
+    if not many or not masking.ever(stage):
         return
     if kind in KINDS[backbone]:
         if backbone in SLICED and tubelet == 1 and kind != 'frame' and images:

@@ -8,7 +8,7 @@ from long_vivit.perf import give_back_freed_memory
 
 
 class Programs:
-    """A jitted function that is compiled in a go of its own for arguments of new shapes.
+    """A jitted function, to be prepared for arguments of new shapes before it is called with them.
 
     What the compiler has freed is given back before the program runs, whose own memory would
     otherwise lie on top of it.
@@ -35,7 +35,6 @@ class Programs:
         return time.monotonic() - begun
 
     def __call__(self, *arguments):
-        self.prepare(*arguments)
         return self.function(*arguments)
 
 

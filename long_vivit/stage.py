@@ -36,8 +36,9 @@ def teach(stage, tools, sources, start):
     with jax.set_mesh(mesh):
         init, step_function = recipe.training(run, stage, tools.tokenizer.vocab_size)
         shapes = jax.eval_shape(init)
-    if tuning.of(stage) != tuning.ALL:
-        tools.say(f'{stage.name}: {tuning.in_words(stage, *trained.counts(shapes))}')
+    num_trained, num_all = trained.counts(shapes)
+    if num_trained < num_all:
+        tools.say(f'{stage.name}: {tuning.in_words(stage, num_trained, num_all)}')
     lies, whole = layout.shardings(shapes, mesh)
     for line in whole:
         if line.startswith('model/'):

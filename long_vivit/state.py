@@ -34,4 +34,6 @@ def fresh(init, lies, params):
     if params is not None:
         model = flatten(lies.model)
         params = {name: layout.spread(x, model[name]) for name, x in params.items()}
-    return Programs(jax.jit(init, out_shardings=lies, compiler_options=HASTY))(params)
+    draw = Programs(jax.jit(init, out_shardings=lies, compiler_options=HASTY))
+    draw.prepare(params)
+    return draw(params)

@@ -17,8 +17,6 @@ cells/        its runs                             shared/        those that sev
 logs/         what they printed                    facts/         what each variant takes
 """
 
-import contextlib
-import fcntl
 import json
 import time
 from pathlib import Path
@@ -28,7 +26,7 @@ from absl import flags
 from long_vivit import command_line, config
 from long_vivit.stop import Signalled, Signals, words
 from long_vivit.sweeps import grid, jobs, report, rows
-from long_vivit.workdir import FREE, Workdir, writable
+from long_vivit.workdir import Workdir, changed_fields, locked, writable
 from long_vivit.writers import JsonlWriter, read_jsonl, write_json_atomic, write_text_atomic
 
 JOBS = flags.DEFINE_integer('jobs', 1, 'cells at a time, each on its share', lower_bound=1)
@@ -45,7 +43,13 @@ def main(sweep):
         return 0
     shares = jobs.shares(JOBS.value)
     try:
-        with writable(sweep.workdir), alone_in(sweep.workdir), Signals():
+        with writable(sweep.workdir):
+            sweep.workdir.mkdir(parents=True, exist_ok=True)
+        with (
+            locked(sweep.workdir, 'another sweep is at work', 'this one'),
+            writable(sweep.workdir),
+            Signals(),
+        ):
             keep_base(sweep)
             with jobs.Pool(shares, sweep.workdir / 'logs') as pool:
                 return (compile_all if MEMORY.value else teach)(sweep, pool)
@@ -174,10 +178,7 @@ def keep_base(sweep):
     now = config.Run(base=sweep.base, memory=memory, seeds_from=sweep.seeds_from)
     if file.exists() and any(sweep.workdir.glob('cells/*/*/*')):
         before = config.from_json(file.read_text())
-        changed = [
-            line for line in config.difference(now, before)
-            if not FREE.fullmatch(line.partition(':')[0].removeprefix('base.'))
-        ]  # fmt: skip
+        changed = changed_fields(now, before, below='base.')
         if changed:
             raise ValueError(
                 '\n  '.join([
@@ -186,23 +187,6 @@ def keep_base(sweep):
                 ])
             )  # fmt: skip
     write_text_atomic(file, config.to_json(now))
-
-
-@contextlib.contextmanager
-def alone_in(folder):
-    """Within it no other sweep may use the folder. Raises ValueError where one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f'{folder}: another sweep is at work here; wait for its end, or give this one a '
-                'workdir of its own'
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
 
 
 def say(text):

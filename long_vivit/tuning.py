@@ -145,9 +145,7 @@ def sized(run, **sizes):
 
 
 def in_words(stage, num_trained: int, num_all: int) -> str:
-    """What a stage trains, for people."""
-    if num_trained == num_all:
-        return f'trains all {num_all:,} parameters'
+    """What a stage trains that leaves some parameters as they are, for people."""
     tuning = of(stage)
     video = '+'.join(tuning.words)
     if tuning.last or tuning.first:

@@ -81,9 +81,8 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(bytes(2**20))
-            self._lock = open(self.path / '.lock', 'a')  # noqa: SIM115
+        self._lock = locked(self.path, 'another command is teaching', 'this run')
         try:
-            self._take_lock()
             if self.config.exists() and self._begun():
                 self._check_same(run, tokenizer_json)
             else:
@@ -94,17 +93,6 @@ class Workdir:
         except BaseException:
             self.close()
             raise
-
-    def _take_lock(self):
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f'{self.path}: another command is teaching here; wait for its end, or give this '
-                'run a workdir of its own'
-            ) from None
-        except OSError:  # a file system without locks
-            return
 
     def close(self):
         """Lets other commands open the folder."""
@@ -119,11 +107,7 @@ class Workdir:
         return written or any(file.is_file() or any(file.iterdir()) for file in stages)
 
     def _check_same(self, run, tokenizer_json):
-        changed = [
-            line
-            for line in config.difference(run, self.read_config())
-            if not FREE.fullmatch(line.partition(':')[0])
-        ]
+        changed = changed_fields(run, self.read_config())
         if self.tokenizer.exists() and self.tokenizer.read_text() != tokenizer_json:
             changed.append('data.tokenizer: another vocabulary than the one in the folder')
         if changed:
@@ -136,6 +120,37 @@ class Workdir:
                     ]
                 )
             )
+
+
+def locked(folder, who, mine):
+    """An open file in `folder`, which no other command may have as long as it is open.
+
+    who, mine: for the ValueError where one has it: who is at work there, and what needs another.
+    """
+    with writable(folder):
+        file = open(folder / '.lock', 'a')  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f'{folder}: {who} here; wait for its end, or give {mine} a workdir of its own'
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def changed_fields(now, before, below=''):
+    """A line for each field that differs and may not, of two resolved configurations.
+
+    below: where in them a run lies, such as 'base.'.
+    """
+    return [
+        line
+        for line in config.difference(now, before)
+        if not FREE.fullmatch(line.partition(':')[0].removeprefix(below))
+    ]
 
 
 REASONS = {

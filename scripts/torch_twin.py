@@ -7,9 +7,8 @@ writes, with torch and safetensors and nothing else of this project.
     >>> z_video = twin.encode_video(frames)        # uint8 [b, t, h, w, 3] -> float32 [b, e]
     >>> z_text = twin.encode_text(ids, lengths)    # int64 [b, l], [b]     -> float32 [b, e]
 
-The folder's config.json says how many frames of how many pixels it was taught with; its
-tokenizer.json gives the token numbers, framed as `tokens` in config.json says. Both embeddings have
-length 1; logits are exp(log_scale) * cosine (+ logit_bias).
+Its config.json says how many frames of how many pixels it was taught with; tokenizer.json gives the
+token numbers, framed as its `tokens` say. Logits are exp(log_scale) * cosine (+ logit_bias).
 
 Names in model.safetensors and here (L layers, d width, m heads of f values, e joint width):
 
@@ -31,7 +30,6 @@ Names in model.safetensors and here (L layers, d width, m heads of f values, e j
     TOWER/head/kernel [d, e], text/head/bias              TOWER.head.weight [e, d], bias
     text/embed [v, d], text/positions [l, d]              text.embed.weight, text.positions
     log_scale [], logit_bias []                           the same
-
 A patch vector is (frame, row, column, channel) with the frame slowest, of values 0 to 255.
 """
 

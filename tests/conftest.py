@@ -51,17 +51,6 @@ def tiny_stories(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
-def optimised():
-    """Programs are compiled as users have them: for tests of what the compiler makes of them."""
-    import jax
-
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', False)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
-
-
-@pytest.fixture(scope='module')
 def quick_compilation(tmp_path_factory) -> pathlib.Path:
     """Keeps compiled programs, which are not optimised, in a folder, for tests that train.
 

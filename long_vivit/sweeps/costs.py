@@ -9,14 +9,13 @@ JAX_PLATFORMS=cpu by XLA for CPU, which holds bfloat16 work as float32: more tha
 """
 
 import json
-import math
 import sys
 import time
 from pathlib import Path
 
 import jax
 
-from long_vivit import config, estimate, sharding, start
+from long_vivit import config, estimate, sharding, start, trained
 from long_vivit.sweeps import shapes
 from long_vivit.sweeps.grid import digest
 from long_vivit.writers import write_json_atomic
@@ -64,9 +63,9 @@ def at_size(run, folder, mesh):
 
 
 def counts(state):
-    """Parameters in all and trained: those with moments."""
-    size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
-    return {'num_parameters': size(state.model), 'num_trained': size(state.opt['adam'].mu)}
+    """Parameters in all and trained, as a row names them."""
+    num_trained, num_parameters = trained.counts(state)
+    return {'num_parameters': num_parameters, 'num_trained': num_trained}
 
 
 if __name__ == '__main__':

@@ -74,7 +74,9 @@ def make(how, size):
 
     step = Programs(jax.jit(step, donate_argnums=0, compiler_options=compiler_options()))
     step.prepare(jax.eval_shape(init), batch)  # before there are parameters, as the trainer does
-    held = [jax.block_until_ready(Programs(jax.jit(init, compiler_options=HASTY))())]
+    draw = Programs(jax.jit(init, compiler_options=HASTY))
+    draw.prepare()
+    held = [jax.block_until_ready(draw())]
     give_back_freed_memory()
     program = step.function.lower(held[0], batch).compile()
 
