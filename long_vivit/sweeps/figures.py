@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from long_vivit.sweeps import findings, rows
 
 COLOURS = ('#0b6e99', '#e08e2b', '#5a9e6f', '#a34a6b', '#6f6f9a', '#9a9a9a', '#c2a83e', '#3f3f3f')
+SHAPE = ('B', 128, 'none')  # size, frames, remat
 
 
 def shape_of(found):
@@ -19,9 +20,6 @@ def shape_of(found):
     """
     shapes = [(one['size'], one['frames'], one['remat']) for row in found for one in row['memory']]
     return SHAPE if SHAPE in shapes or not shapes else shapes[0]
-
-
-SHAPE = ('B', 128, 'none')
 
 
 def gigabytes(row, shape=SHAPE):

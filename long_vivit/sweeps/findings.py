@@ -117,7 +117,7 @@ def coarser(found):
     ]
 
 
-def order(found, base='base', margin=5.0):
+def order(found, margin=5.0):
     """Sentences on order: who tells order twins apart (50% is chance)."""
     means = {
         label: rows.spread([twins(row) for row in mine])[0]
