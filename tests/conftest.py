@@ -1,25 +1,40 @@
 """What every test shares: eight fake CPU devices, the repository on the path, the real clips."""
 
+import gc
 import os
 import pathlib
 import sys
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests import quick
+
 # Before anything imports jax. setdefault, so that a run on real devices can say otherwise.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+os.environ.setdefault('XLA_FLAGS', quick.xla_flags(devices=8))
 # Most of a test's time is compiling, which optimising makes three times as long.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import hypothesis
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# What jax traces is many small objects that live on: looking through them often finds nothing.
+gc.set_threshold(200_000, 50, 100)
 
 # The same cases each time, and none fails for the machine being busy.
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten():
+    """What a file has traced and compiled is dropped at its end: a full process is a slow one."""
+    yield
+    if 'jax' in sys.modules:
+        sys.modules['jax'].clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
@@ -59,11 +74,9 @@ def quick_compilation(tmp_path_factory) -> pathlib.Path:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    from tests import tiny_run
-
     folder = tmp_path_factory.getbasetemp() / 'compiled'
     folder.mkdir(exist_ok=True)
-    settings = tiny_run.quick_to_compile(folder)
+    settings = quick.settings(folder)
     before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)

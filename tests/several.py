@@ -7,20 +7,22 @@ import sys
 import time
 from pathlib import Path
 
+from tests import quick
+
 ROOT = Path(__file__).parent.parent
 
 
-def start(arguments, *, processes, devices, settings=()):
+def start(arguments, *, processes, devices, cache):
     """Starts `python ARGUMENTS` in each process, of `devices` fake devices all together."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
+    environment = os.environ | quick.environment(cache)
+    environment |= {
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices // processes}',
+        'XLA_FLAGS': quick.xla_flags(devices // processes),
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
         'JAX_NUM_PROCESSES': str(processes),
-        **dict(settings),
     }
     return [
         subprocess.Popen(

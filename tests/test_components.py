@@ -264,8 +264,8 @@ def test_global_components_are_those_of_one_device(e, basis_gradient):
     with jax.set_mesh(mesh):
         program = jitted.__wrapped__(components=K, basis_gradient=basis_gradient)
         got = jax.device_get(program(*spread(mesh, z, ok, slope)))
-    for x, y in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(x, y, atol=2e-5)
+    for x, y in zip(got, wanted, strict=True):  # close eigenvalues turn rounding into slope
+        np.testing.assert_allclose(x, y, atol=2e-5 * np.abs(y).max())
 
 
 @needs_eight

@@ -53,14 +53,13 @@ BROKEN = 'short-train-000003a', 'short-test-000002b'
 @pytest.fixture
 def run(tiny_stories, quick_compilation):
     """run(workdir, mesh, processes, devices, hit) -> the processes, started."""
-    settings = {k.upper(): str(v) for k, v in tiny_run.quick_to_compile(quick_compilation).items()}
 
     def run(workdir, mesh, *, processes=1, devices=1, hit='none:0:0'):
         flags = tiny_run.flags(tiny_stories, workdir, mesh=mesh, **CHANGES)
         command = ['-c', COMMAND, f'{",".join(BROKEN)}:{hit}', *flags]
         if processes > 1:
             command.append('--multihost')
-        return several.start(command, processes=processes, devices=devices, settings=settings)
+        return several.start(command, processes=processes, devices=devices, cache=quick_compilation)
 
     return run
 

@@ -16,7 +16,7 @@ from long_vivit import config, train
 from long_vivit.sweeps import grid, jobs, rows, shapes
 from long_vivit.workdir import Workdir
 from long_vivit.writers import read_jsonl
-from tests import tiny_run
+from tests import quick, tiny_run
 
 RATE = 'stages.long.mask_rate'
 
@@ -272,11 +272,9 @@ def settings(tiny_stories, tmp_path_factory, one_device):
 
 def start(flags, cache):
     """The command, with one device for each job and a quick compilation, in a process."""
-    own = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-    own |= {k.upper(): str(v) for k, v in tiny_run.quick_to_compile(cache).items()}
     return subprocess.Popen(
-        [sys.executable, *flags], cwd=tiny_run.ROOT, env=own, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [sys.executable, *flags], cwd=tiny_run.ROOT, env=os.environ | quick.environment(cache),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

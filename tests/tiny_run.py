@@ -11,6 +11,7 @@ import numpy as np
 from configs import long
 from long_vivit import config
 from long_vivit.checkpoints import read_flat, steps
+from tests import quick
 
 ROOT = Path(__file__).parent.parent
 STAGES = ('image', 'short', 'long')
@@ -70,16 +71,6 @@ def flags(data_dir, workdir, **changes):
     return ['--config=configs/long.py', *(f'--config.{path}={x}' for path, x in shown.items())]
 
 
-def quick_to_compile(cache):
-    """Settings of JAX: compile without optimising, keep what is compiled in the folder `cache`."""
-    return {
-        'jax_disable_most_optimizations': True,
-        'jax_compilation_cache_dir': str(cache),
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
-        'jax_persistent_cache_min_entry_size_bytes': 0,
-    }
-
-
 def child(arguments, cache=None):
     """`python ARGUMENTS` on one device -> the finished process, its output as text.
 
@@ -88,7 +79,7 @@ def child(arguments, cache=None):
     ours = ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS')  # of conftest.py
     environment = {k: v for k, v in os.environ.items() if k not in ours}
     if cache is not None:
-        environment |= {k.upper(): str(v) for k, v in quick_to_compile(cache).items()}
+        environment |= quick.environment(cache)
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
         timeout=300,
