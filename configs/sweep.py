@@ -1,11 +1,13 @@
 """A grid of variants on the built-in stories, to choose how to pay for long videos.
 
-    configs/sweep.py          overnight on a laptop: the findings below, three seeds
+    configs/sweep.py          the findings below, on films of a minute: a day on a laptop
     configs/sweep.py:laptop   the same questions, smaller: less than an hour
     configs/sweep.py:tiny     three cells of some seconds, for tests
 
 Written for `python -m long_vivit.sweep`. A sweep of your own is a file like this one.
 """
+
+import copy
 
 from ml_collections import ConfigDict
 
@@ -72,7 +74,7 @@ def get_config(size: str = '') -> ConfigDict:
     if size == 'tiny':
         tiny(config)
         return config
-    config.grids.update(FINDINGS)
+    config.grids.update(copy.deepcopy(FINDINGS))
     if size == 'laptop':
         laptop(config)
     return config
@@ -80,10 +82,14 @@ def get_config(size: str = '') -> ConfigDict:
 
 RATE, KIND = 'stages.long.mask_rate', 'stages.long.mask_kind'
 LAST, TUNE, TUNE_SHORT = 'stages.long.last_layers', 'stages.long.tune', 'stages.short.tune'
+TUBES, BUDGET = 'stages.long.tubes', 'stages.long.token_budget'
 BACKBONE, POOL = 'model.video.backbone', 'model.video.frame_pool'
 ADAPTERS = {'model.video.adapter_width': (32,)}
 LORA = {'model.video.lora_rank': (8,)}
+IMAGE_TO_VIDEO = {'run': (('image', 'short'),)}
 WHOLE = {RATE: (0.0,)}  # with what saves tokens by itself: a quarter of them, as 75% masking
+TUBES_64 = '8x8x8/16x32x32+12x4x4/16x32x32@4x8x8+4x12x12/8x32x32@0x16x16+1x16x16/4x32x32'  # 128
+TUBES_16 = '8x8x8/8x32x32+12x4x4/4x32x32@4x8x8+4x12x12/8x32x32@0x16x16+1x16x16/6x32x32'  # 32
 FINDINGS = {
     # Joint space-time attention stays within 2 points of unmasked R@1 at 75%, others fall by more;
     # frame-level encoders stay at chance on order twins.
@@ -98,22 +104,27 @@ FINDINGS = {
         {KIND: ('random', 'motion'), RATE: (0.75, 0.9, 0.95)},
         {'stages.long.unmasked_tail': (0.2,)},
     ),
-    # Last-k in the long stage: memory against full tuning, recall kept. Adapters against LoRA, from
-    # images to short videos (a drop) and from short to long ones (none).
+    # Last-k in the long stage: memory against full tuning, recall kept. From short videos to long
+    # ones nothing is lost by adapters.
     'tuning': (
         {LAST: (0, 1), RATE: (0.0, 0.75)},
         {TUNE: ('adapters+stem',), **ADAPTERS},
         {TUNE: ('lora+stem',), **LORA},
-        {TUNE_SHORT: ('adapters+stem',), **ADAPTERS},
-        {TUNE_SHORT: ('lora+stem',), **LORA},
     ),
-    # Equal tokens in other ways than masking: coarse time, coarse space, sparse tubes, a budget.
+    # From images to short videos, where the run ends: all trained, adapters, LoRA.
+    'image_to_video': (
+        {**IMAGE_TO_VIDEO},
+        {**IMAGE_TO_VIDEO, TUNE_SHORT: ('adapters+stem',), **ADAPTERS},
+        {**IMAGE_TO_VIDEO, TUNE_SHORT: ('lora+stem',), **LORA},
+    ),
+    # A quarter of the tokens in other ways than masking: coarse time, coarse space, sparse tubes of
+    # TubeViT's four sizes at half the pixels, a budget.
     'inputs': (
         {RATE: (0.0, 0.75)},
         {'stages.long.tubelet': (8,), **WHOLE},
         {'stages.long.patch': (32,), **WHOLE},
-        {'stages.long.tubes': ('tubevit/2',), **WHOLE},
-        {'stages.long.token_budget': (128,), KIND: ('random',), **WHOLE},
+        {TUBES: (TUBES_64,), **WHOLE},
+        {BUDGET: (128,), KIND: ('random',), **WHOLE},
     ),
 }
 
@@ -132,9 +143,10 @@ def laptop(config: ConfigDict) -> None:
     short.update(frames=8, steps=300)
     same = {key: short[key] for key in ('train', 'eval', 'text', 'text_length')}
     long_.update(frames=16, steps=80, **same)
-    for one in config.grids.get('inputs', ()):
-        if 'stages.long.token_budget' in one:
-            one['stages.long.token_budget'] = (32,)
+    for one in config.grids.inputs:
+        one.update(
+            {path: few for path, few in ((BUDGET, (32,)), (TUBES, (TUBES_16,))) if path in one}
+        )
 
 
 def tiny(config: ConfigDict) -> None:

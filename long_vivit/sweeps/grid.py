@@ -19,6 +19,7 @@ from long_vivit.allowed import Rule, at_least, one_of, positive, share
 from long_vivit.config import Run
 
 MAX_NAME = 120  # characters of a variant's folder; file systems take 255
+MAX_WORD = 40  # of a value in it
 OWN = {'seed': 'name them in seeds', 'workdir': "each cell has a folder in the sweep's own workdir"}
 
 
@@ -201,7 +202,10 @@ def short(path: str) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, tuple | list):
         return '+'.join(map(_word, value)) or 'none'
-    return (f'{value:g}' if isinstance(value, float) else str(value)) or 'none'
+    text = f'{value:g}' if isinstance(value, float) else str(value)
+    if len(text) > MAX_WORD:
+        return f'{text[:5]}..{digest(value)[:4]}'
+    return text or 'none'
 
 
 def _whole(value: Any, least: int) -> bool:

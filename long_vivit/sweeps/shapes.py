@@ -76,8 +76,8 @@ def sized(run, base, memory, size, frames):
         found[path + 'last_layers'] = memory['layers'] * stage.last_layers
     if part := re.fullmatch(r'(first|last):(\d+)', has.get('tune', '')):
         found[path + 'tune'] = f'{part[1]}:{memory["layers"] * int(part[2])}'
-    if has.get('tubes', '').startswith('tubevit'):
-        found[path + 'tubes'] = 'tubevit'
+    if has.get('tubes'):
+        found[path + 'tubes'] = 'tubevit'  # a set for few small frames stands for TubeViT's own
     if has.get('token_budget'):
         pixels = memory['pixels'] / stage.pixels / units['patch']
         times = frames / stage.frames / units['tubelet']
