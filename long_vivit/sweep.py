@@ -50,7 +50,7 @@ def main(sweep):
             writable(sweep.workdir),
             Signals(),
         ):
-            keep_base(sweep)
+            keep_base(sweep, of_rows=not MEMORY.value)
             with jobs.Pool(shares, sweep.workdir / 'logs') as pool:
                 return (compile_all if MEMORY.value else teach)(sweep, pool)
     except Signalled as signalled:
@@ -168,9 +168,10 @@ def compile_all(sweep, pool):
     return 1 if failed else 0
 
 
-def keep_base(sweep):
+def keep_base(sweep, *, of_rows):
     """Stores what the cells share, or checks that it is what the cells there were taught with.
 
+    of_rows: the shapes of `memory` too; those of --memory may be others than those in the rows.
     Raises ValueError with all fields that differ.
     """
     file = sweep.workdir / 'sweep.json'
@@ -179,6 +180,8 @@ def keep_base(sweep):
     if file.exists() and any(sweep.workdir.glob('cells/*/*/*')):
         before = config.from_json(file.read_text())
         changed = changed_fields(now, before, below='base.')
+        if not of_rows:
+            changed = [line for line in changed if not line.startswith('memory.')]
         if changed:
             raise ValueError(
                 '\n  '.join([
@@ -186,6 +189,8 @@ def keep_base(sweep):
                     'this one a workdir of its own (nothing was changed):', *changed,
                 ])
             )  # fmt: skip
+        if not of_rows:
+            return
     write_text_atomic(file, config.to_json(now))
 
 

@@ -12,7 +12,7 @@ matplotlib.use('Agg')
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from long_vivit.sweeps import figures, findings, report, rows
+from long_vivit.sweeps import deltas, figures, report, rows
 from long_vivit.writers import read_jsonl
 
 
@@ -21,14 +21,13 @@ def draw(folder, out):
     found = read_jsonl(Path(folder) / 'rows.jsonl')
     shape = figures.shape_of(found)
     limit = report.settings(folder)['limit_gb']
-    figure = figures.recall_against_memory(
-        found, 'Recall and memory of each variant', shape=shape, limit_gb=limit
-    )
+    figure, said = figures.all_variants(found, shape, limit)
     if figure is None:
-        raise SystemExit(f'error: {folder}: no row has memory at {shape}')
+        raise SystemExit(f'error: {folder}: {said}')
     figure.savefig(out, dpi=130)
     for line in table(found, shape):
         print(line)
+    print(said)
 
 
 def table(found, shape):
@@ -41,7 +40,7 @@ def table(found, shape):
     )
     for variant, mine in variants:
         memory = rows.peak(mine[0], *shape)
-        cells = report.percent(map(rows.recall, mine)), report.percent(map(findings.twins, mine))
+        cells = report.percent(map(rows.recall, mine)), report.percent(map(deltas.twins, mine))
         yield f'| {variant} | {" | ".join(cells)} | {report.gigabytes(memory)} GB |'
 
 

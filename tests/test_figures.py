@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from long_vivit.sweeps import findings, report, rows
+from long_vivit.sweeps import deltas, findings, grid, report, rows
 
 matplotlib.use('Agg')
 
@@ -24,7 +24,7 @@ def row(difference, recall, *, seed=0, grids=('backbones',), rate=0.0, twins=0.9
     difference = dict(difference)
     if rate:
         difference[RATE] = rate
-    variant = findings.grid.name_of(difference)
+    variant = grid.name_of(difference)
     score = {way: dict.fromkeys(rows.RECALLS, recall) for way in rows.WAYS}
     score |= {'twin_accuracy': twins}
     memory = [
@@ -55,15 +55,15 @@ def falling(frames_at_75):
 def test_a_difference_is_paired_by_seed():
     above, below = ([row({}, x, seed=s) for s, x in pairs] for pairs in (
         [(0, 0.5), (1, 0.7), (2, 0.9)], [(1, 0.6), (0, 0.42)]))  # fmt: skip
-    found = findings.delta(above, below)
+    found = deltas.delta(above, below)
     assert found.mean == pytest.approx(9.0) and found.error == pytest.approx(1.0)
     assert str(found) == '+9.0 +- 1.0'
-    assert str(findings.delta(above[:1], below)) == '+8.0'
-    assert findings.delta(above[2:], below) is None
+    assert str(deltas.delta(above[:1], below)) == '+8.0'
+    assert deltas.delta(above[2:], below) is None
 
 
 def test_a_line_is_what_differs_in_the_rate_only():
-    found = findings.lines_of(falling(0.2))
+    found = deltas.lines_of(falling(0.2))
     assert {label: list(rates) for label, rates in found.items()} == {
         'base': [0.0, 0.75], 'backbone=frames': [0.0, 0.75],
     }  # fmt: skip
@@ -78,15 +78,103 @@ def test_findings_agree_or_disagree_by_the_rows():
     assert 'missing' in findings.masking([r for r in falling(0.2) if r['difference'].get(BACKBONE)])
     assert findings.masking([]) == 'No variant has rows unmasked and at 75%.'
     said = findings.order(falling(0.2))
-    assert said.endswith(
-        '5 points of chance: backbone=frames, backbone=frames,long.mask_rate=0.75.'
+    assert (
+        '5 points of chance: backbone=frames, backbone=frames,long.mask_rate=0.75. The paper'
+        in said
     )
 
 
+KIND, LONG = 'stages.long.mask_kind', 'stages.long.'
+
+
+def test_kinds_are_compared_with_each_other_at_the_same_rate():
+    found = [row({}, 0.5, rate=0.75)]
+    found[0]['difference'], found[0]['variant'] = {}, 'base'
+    for kind, recalls in (('motion', (0.52, 0.45)), ('random', (0.51, 0.47))):
+        for rate, recall in zip((0.75, 0.9), recalls, strict=True):
+            found.append(row({KIND: kind}, recall, rate=rate))
+    found.append(row({LONG + 'unmasked_tail': 0.2}, 0.56))
+    said = findings.kinds(found)
+    assert 'motion over random: +1.0 at 75%, -2.0 at 90%' in said
+    assert 'random over the base: +1.0 at 75%;' in said
+    assert 'long.unmasked_tail=0.2 over the base: +6.0.' in said
+
+
+def of_order(**twins):
+    pool = 'model.video.frame_pool'
+    differences = {
+        'joint': {}, 'factorised': {BACKBONE: 'factorised'},
+        'encoder': {BACKBONE: 'factorised_encoder'}, 'frames': {BACKBONE: 'frames'},
+        'attention': {BACKBONE: 'frames', pool: 'attention'},
+        'temporal': {BACKBONE: 'frames', pool: 'temporal'},
+        'time': {LONG + 'tubelet': 8, RATE: 0.0}, 'space': {LONG + 'patch': 32, RATE: 0.0},
+    }  # fmt: skip
+    return [row(differences[name], 0.3, twins=x) for name, x in twins.items()]
+
+
+def test_findings_on_order():
+    paper = {'joint': 0.9, 'factorised': 0.8, 'encoder': 0.7, 'frames': 0.52, 'attention': 0.49, 'temporal': 0.8,
+                 'time': 0.6, 'space': 0.7}  # fmt: skip
+    said = findings.order(of_order(**paper))
+    assert said.count('these rows agree') == 3
+    assert 'The transformer is +31.0 points above attention pooling.' in said
+    assert '(here by 10.0 points of order twins)' in said
+    for wrong in ({'frames': 0.6}, {'factorised': 0.5}, {'temporal': 0.54}, {'attention': 0.6},
+                  {'time': 0.75}):  # fmt: skip
+        assert findings.order(of_order(**paper | wrong)).count('these rows disagree') == 1, wrong
+    assert findings.order(of_order(joint=0.9)).count('rows for it are missing') == 3
+
+
+def of_tuning(last=0.5, adapters=0.49):
+    adapted = {LONG + 'tune': 'adapters+stem', 'model.video.adapter_width': 32}
+    return [
+        row({}, 0.5, gb=(9, 9)), row({LONG + 'last_layers': 1}, last, gb=(3, 3)),
+        row(adapted, adapters, gb=(6, 6)),
+    ]  # fmt: skip
+
+
+def test_findings_on_what_is_trained():
+    def said(found, last_gb=3.0):
+        peaks = {one['variant']: one['memory'][0]['peak_bytes'] / 1e9 for one in found}
+        return findings.tuning(found, peaks | {'long.last_layers=1': last_gb})
+
+    assert said(of_tuning()).count('these rows agree') == 3
+    assert said(of_tuning()).startswith('Against the base: long.last_layers=1: +0.0 points, 3.0 t')
+    assert said(of_tuning(), 4.0).count('these rows disagree') == 1
+    assert said(of_tuning(last=0.4)).count('these rows disagree') == 1
+    assert said(of_tuning(adapters=0.4)).count('these rows disagree') == 1
+
+
+def test_adapters_against_lora_where_the_run_ends_with_short_videos():
+    run, tune = {'run': ['image', 'short']}, 'stages.short.tune'
+    adapters = run | {tune: 'adapters+stem', 'model.video.adapter_width': 32}
+    lora = run | {tune: 'lora+stem', 'model.video.lora_rank': 8}
+    found = [row(run, 0.5), row(adapters, 0.45), row(lora, 0.4)]
+    said = findings.image_to_video(found)
+    assert (
+        'adapters -5.0; LoRA -10.0.' in said and '(here by +5.0 points); these rows agree' in said
+    )
+    assert 'disagree' in findings.image_to_video([*found[:2], row(lora, 0.46)])
+
+
+def test_other_savings_are_compared_with_masking_in_as_much_memory():
+    """Of what fits, the best; and none where all masked ones are larger."""
+    found = [row({}, 0.5), row({}, 0.46, rate=0.75), row({}, 0.3, rate=0.95),
+             row({LONG + 'patch': 32}, 0.4), row({BACKBONE: 'frames'}, 0.2)]  # fmt: skip
+    peaks = dict(zip((one['variant'] for one in found), (9, 4, 2, 3.9, 1), strict=True))
+    said = findings.at_equal_memory(found, peaks)
+    assert said.startswith(
+        'In no more memory, in points of R@1: long.mask_rate=0.75 over long.patch=32 +6.0. '
+    )
+    assert 'these rows agree' in said
+    found[3] = row({LONG + 'patch': 32}, 0.47)
+    assert 'these rows disagree' in findings.at_equal_memory(found, peaks)
+
+
 def test_one_seed_and_noise_are_said():
-    one = findings.delta([row({}, 0.5)], [row({}, 0.4)])
+    one = deltas.delta([row({}, 0.5)], [row({}, 0.4)])
     assert findings.held('x', True, [one]) == 'The paper: x; these rows agree (one seed).'
-    noisy = findings.Delta(0.5, 2.0)
+    noisy = deltas.Delta(0.5, 2.0)
     assert 'within the noise of the seeds' in findings.held('x', True, [noisy])
 
 
@@ -127,6 +215,8 @@ def test_what_is_missing_is_said_and_not_drawn():
         figures.long_stage,
         figures.kinds,
         figures.growth,
+        figures.image_to_video,
+        figures.all_variants,
     ):
         figure, said = draw([])
         assert figure is None and said.startswith('Not drawn: ')
@@ -149,7 +239,9 @@ def test_the_notebook_runs(tmp_path):
 
     lines = [*falling(0.2), row({}, 0.5, grids=('tuning', 'masking', 'inputs'))]
     (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
-    (tmp_path / 'sweep.json').write_text(json.dumps({'base': {}, 'memory': SETTINGS}))
+    (tmp_path / 'sweep.json').write_text(
+        json.dumps({'base': {}, 'memory': SETTINGS, 'seeds_from': 'long'})
+    )
     notebook = nbformat.read(ROOT / 'notebooks/memory_recall.ipynb', as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=120, kernel_name='python3',
@@ -159,6 +251,6 @@ def test_the_notebook_runs(tmp_path):
         patch.setitem(os.environ, 'ROWS', str(tmp_path))
         client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get('outputs', ())]
-    assert sum('image/png' in out.get('data', {}) for out in outputs) == 6
+    assert sum('image/png' in out.get('data', {}) for out in outputs) == 7
     assert any('these rows agree' in out['data'].get('text/markdown', '') for out in outputs
                if 'data' in out)  # fmt: skip

@@ -7,7 +7,7 @@ is which way things go. Where rows are missing there is no figure, and the sente
 
 import matplotlib.pyplot as plt
 
-from long_vivit.sweeps import findings, rows
+from long_vivit.sweeps import deltas, findings, rows
 
 COLOURS = ('#0b6e99', '#e08e2b', '#5a9e6f', '#a34a6b', '#6f6f9a', '#9a9a9a', '#c2a83e', '#3f3f3f')
 SHAPE = ('B', 128, 'none')  # size, frames, remat
@@ -34,7 +34,7 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
     Returns the figure, or None where no variant was compiled at `shape`.
     """
     lines = {}
-    for label, rates in findings.lines_of(found).items():
+    for label, rates in deltas.lines_of(found).items():
         points = [
             (gigabytes(mine[0], shape), *map(_points, rows.spread(map(measure, mine))), rate)
             for rate, mine in rates.items()
@@ -62,7 +62,7 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
 
 def backbones(found, shape=SHAPE):
     """Figure 2: recall against memory, each backbone at each masking rate."""
-    mine = findings.of_grid(found, 'backbones')
+    mine = deltas.of_grid(found, 'backbones')
     figure = recall_against_memory(mine, 'Backbones and masking rates', shape=shape)
     if figure is None:
         return None, _missing('backbones', shape)
@@ -71,21 +71,18 @@ def backbones(found, shape=SHAPE):
 
 def inputs(found, shape=SHAPE):
     """Figure 3 (CVPR: 4): ways to send less of the video."""
-    mine = findings.of_grid(found, 'inputs')
+    mine = deltas.of_grid(found, 'inputs')
     figure = recall_against_memory(mine, 'Ways to send less of a video', shape=shape)
     if figure is None:
         return None, _missing('inputs', shape)
-    told = findings.against(mine)
+    told = deltas.against(mine)
     words = ', '.join(f'{label} {d}' for label, d in told.items()) or 'nothing but the base'
-    worse = [told[name] for name in findings.coarser(mine) if name in told]
-    holds = all(d.mean < 0 for d in worse) if worse else None
-    said = findings.held('masking beats coarse time, coarse space and tubes', holds, worse)
-    return figure, f'R@1 against the base, in points: {words}. {said}'
+    return figure, f'R@1 against the base, in points: {words}. {findings.coarser(mine)}'
 
 
 def kinds(found, shape=SHAPE):
     """Which patches are left out: random, slices, tubes, by motion."""
-    mine = findings.of_grid(found, 'masking')
+    mine = deltas.of_grid(found, 'masking')
     figure = recall_against_memory(mine, 'Which patches are left out', shape=shape)
     if figure is None:
         return None, _missing('masking', shape)
@@ -94,29 +91,42 @@ def kinds(found, shape=SHAPE):
 
 def long_stage(found, shape=SHAPE, limit_gb=16.0):
     """Figure 5, as far as it can be drawn: recall of the long stage against its memory."""
-    mine = findings.of_grid(found, 'tuning')
+    mine = deltas.of_grid(found, 'tuning')
     figure = recall_against_memory(mine, 'What is trained', shape=shape, limit_gb=limit_gb)
     if figure is None:
         return None, _missing('tuning', shape)
-    peaks = {name: gigabytes(one[0], shape) for name, one in rows.by_variant(mine).items()}
-    told = findings.against(mine)
-    words = '; '.join(
-        f'{name}: {d} points, {peaks["base"] / peaks[name]:.1f} times less memory'
-        for name, d in told.items()
-        if peaks[name] and peaks.get('base')
-    )
     return figure, (
-        f'Against the base: {words or "nothing to compare"}. The paper has 3 times less with the '
-        'last four layers trained and nothing lost. Its other axis, the memory of video-to-text '
-        'tuning, is not drawn: this project has no video-to-text stage yet.'
+        f'{findings.tuning(mine, peaks_of(mine, shape))} Its other axis, the memory of '
+        'video-to-text tuning, is not drawn: this project has no video-to-text stage yet.'
     )
+
+
+def image_to_video(found):
+    """R@1 of short videos behind images, by what of the encoder is trained."""
+    mine = deltas.of_grid(found, 'image_to_video')
+    figure = _bars(mine, rows.recall, 'From images to short videos')
+    if figure is None:
+        return None, 'Not drawn: the rows have no variant of image_to_video.'
+    figure.axes[0].set_xlabel('R@1, mean of both ways (%)')
+    return figure, findings.image_to_video(mine)
+
+
+def all_variants(found, shape=SHAPE, limit_gb=None):
+    """Every variant of the last stage: recall against memory, and what masking gives in as much."""
+    mine = [row for row in found if 'run' not in row['difference']]
+    figure = recall_against_memory(
+        mine, 'Recall and memory of each variant', shape=shape, limit_gb=limit_gb
+    )
+    if figure is None:
+        return None, _missing('any grid', shape)
+    return figure, findings.at_equal_memory(mine, peaks_of(mine, shape))
 
 
 def growth(found, shape=SHAPE):
     """Figure 4 (CVPR: 3): how much more memory a variant takes at ViT-L than at ViT-B."""
     _, frames, remat = shape
     shares = {
-        variant: findings.growth(mine[0], frames, remat)
+        variant: deltas.growth(mine[0], frames, remat)
         for variant, mine in rows.by_variant(found).items()
     }
     shares = {variant: 100 * x for variant, x in shares.items() if x is not None}
@@ -137,17 +147,10 @@ def growth(found, shape=SHAPE):
 
 def order(found):
     """Order twins by variant, with the line of chance."""
-    told = {
-        variant: rows.spread(map(findings.twins, mine))
-        for variant, mine in rows.by_variant(found).items()
-    }
-    told = {variant: spread for variant, spread in told.items() if spread[0] is not None}
-    if not told:
+    figure = _bars(found, deltas.twins, 'Order twins told apart')
+    if figure is None:
         return None, 'No row has order twins.'
-    figure, axes = _axes('Order twins told apart', height=1 + 0.32 * len(told))
-    means, spreads = zip(*[map(_points, spread) for spread in told.values()], strict=True)
-    axes.barh(list(told), means, xerr=[x or 0 for x in spreads], color=COLOURS[2], capsize=3)
-    axes.invert_yaxis()
+    (axes,) = figure.axes
     axes.axvline(50, color='#3f3f3f', linestyle=':')
     axes.set_xlim(0, 100)
     axes.set_xlabel('right of two stories with the same shots in two orders (%); 50 is chance')
@@ -179,6 +182,26 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
         f'At {longest} frames {len(fit)} of {len(lines)} fit into {limit_gb:g} GB with ViT-{size}: '
         f'{"; ".join(fit) or "none"}.'
     )
+
+
+def peaks_of(found, shape):
+    """{variant: compiled GB at a shape, or None}."""
+    return {name: gigabytes(mine[0], shape) for name, mine in rows.by_variant(found).items()}
+
+
+def _bars(found, measure, title):
+    """A bar for each variant: the mean of a share over its seeds, and their spread; or None."""
+    told = {
+        variant: rows.spread(map(measure, mine)) for variant, mine in rows.by_variant(found).items()
+    }
+    told = {variant: spread for variant, spread in told.items() if spread[0] is not None}
+    if not told:
+        return None
+    figure, axes = _axes(title, height=1 + 0.32 * len(told))
+    means, spreads = zip(*[map(_points, spread) for spread in told.values()], strict=True)
+    axes.barh(list(told), means, xerr=[x or 0 for x in spreads], color=COLOURS[2], capsize=3)
+    axes.invert_yaxis()
+    return figure
 
 
 def _points(share):

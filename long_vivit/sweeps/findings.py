@@ -1,61 +1,15 @@
 """What the rows of a sweep say about the paper's findings: numbers first, then agree or disagree.
 
-Everything here is arithmetic on rows (see rows.py); nothing is drawn. Differences are in points of
-recall, paired by seed, with the standard error of the pairs; one seed has none.
+Sentences of arithmetic on rows (see deltas.py); nothing is drawn. Where rows are missing, the
+sentence says so.
 """
 
-import math
-import statistics
-from typing import NamedTuple
+from long_vivit.sweeps import rows
+from long_vivit.sweeps.deltas import against, changes, delta, lines_of, those, twins
 
-from long_vivit.sweeps import grid, rows
-
-
-class Delta(NamedTuple):
-    """How far one variant is above another, in points (hundredths)."""
-
-    mean: float
-    error: float | None  # standard error over the seeds that both have; None for one seed
-
-    def __str__(self):
-        return f'{self.mean:+.1f}' + ('' if self.error is None else f' +- {self.error:.1f}')
-
-
-def of_grid(found, name):
-    """The rows that belong to the grid."""
-    return [row for row in found if name in row['grids']]
-
-
-def lines_of(found):
-    """{label: {masking rate: rows, one a seed}}: variants that differ in the rate only are a line.
-
-    The label names the rest of the difference, 'base' for none.
-    """
-    told = {}
-    for mine in rows.by_variant(found).values():
-        one = mine[0]
-        rate = f'stages.{one["stage"]}.mask_rate'
-        rest = {path: value for path, value in one['difference'].items() if path != rate}
-        told.setdefault(grid.name_of(rest), {})[one['mask_rate']] = mine
-    return {label: dict(sorted(rates.items())) for label, rates in told.items()}
-
-
-def delta(above, below, measure=rows.recall):
-    """`above` - `below` -> Delta, or None where they have no seed, or no such score, in common."""
-    values = [{row['seed']: measure(row) for row in mine} for mine in (above, below)]
-    pairs = [
-        100 * (values[0][seed] - values[1][seed])
-        for seed in values[0].keys() & values[1].keys()
-        if None not in (values[0][seed], values[1][seed])
-    ]
-    if not pairs:
-        return None
-    error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
-    return Delta(statistics.mean(pairs), error)
-
-
-def twins(row):
-    return row['twin_accuracy']
+CHANCE, MARGIN = 50.0, 5.0  # of order twins, in percent: within MARGIN of CHANCE is blind to order
+ALLOWED = 2.0  # points of recall that count as nothing lost
+MASKS = {'mask_rate', 'mask_kind', 'unmasked_tail'}  # fields that are masking and nothing else
 
 
 def held(claim, holds, deltas=()):
@@ -72,8 +26,13 @@ def held(claim, holds, deltas=()):
     return f'The paper: {claim}; these rows {word}{doubt}{" (one seed)" if one else ""}.'
 
 
-def masking(found, base='base', rate=0.75, allowed=2.0):
-    """Sentences on masking: what each line loses between no masking and `rate`."""
+def held_by(claim, d, test):
+    """`held` for one Delta, or None of it, by a test of its mean."""
+    return held(claim, None if d is None else test(d.mean), [d] if d else [])
+
+
+def masking(found, base='base', rate=0.75):
+    """What each line loses between no masking and `rate`."""
     losses = {}
     for label, rates in lines_of(found).items():
         if 0.0 in rates and rate in rates:
@@ -84,10 +43,8 @@ def masking(found, base='base', rate=0.75, allowed=2.0):
     told = ', '.join(f'{label} {loss}' for label, loss in losses.items())
     said = [f'From no masking to {rate:.0%}, R@1 changes by {told} points.']
     own = losses.pop(base, None)
-    said.append(held(
-        f'joint space-time attention keeps within {allowed:g} points',
-        None if own is None else own.mean >= -allowed, [own] if own else [],
-    ))  # fmt: skip
+    claim = f'joint space-time attention keeps within {ALLOWED:g} points'
+    said.append(held_by(claim, own, lambda mean: mean >= -ALLOWED))
     if own and losses:
         falls = all(loss.mean < own.mean for loss in losses.values())
         said.append(held('the other backbones fall by more', falls, list(losses.values())))
@@ -95,30 +52,39 @@ def masking(found, base='base', rate=0.75, allowed=2.0):
 
 
 def kinds(found):
-    """What each kind of mask gains over the base's kind at the same masking rate."""
-    lines = lines_of(found)
-    own = lines.pop('base', {})
-    told = [
-        f'{label} at {rate:.0%}: {d}'
-        for label, rates in lines.items()
-        for rate, mine in rates.items()
-        if 'mask_kind' in label and rate in own and (d := delta(mine, own[rate])) is not None
-    ]
-    return f'Against the base at the same rate: {"; ".join(told)}.' if told else ''
+    """What a kind of mask gains over others at the same rate, and what an unmasked tail does."""
+    by_kind = {}
+    for label, rates in lines_of(found).items():
+        one = changes(next(iter(rates.values()))[0])
+        if one.keys() <= {'mask_rate', 'mask_kind'}:
+            by_kind['the base' if label == 'base' else one['mask_kind']] = rates
+    said = []
+    for kind, other in (('motion', 'random'), ('random', 'the base'), ('motion', 'the base')):
+        above, below = by_kind.get(kind, {}), by_kind.get(other, {})
+        told = {rate: delta(above[rate], below[rate]) for rate in above if rate in below}
+        if told := [f'{d} at {rate:.0%}' for rate, d in told.items() if d]:
+            said.append(f'{kind} over {other}: {", ".join(told)}')
+    for label, d in against(found).items():
+        if label.endswith('.unmasked_tail') or '.unmasked_tail=' in label:
+            said.append(f'{label} over the base: {d}')
+    return f'In points of R@1, {"; ".join(said)}.' if said else ''
 
 
 def coarser(found):
-    """The variants with other tubelets or tubes than the base, at whatever masking rate."""
-    words = ('patch', 'tubelet', 'tubes')
-    return [
-        variant
-        for variant, mine in rows.by_variant(found).items()
-        if any(path.endswith(words) for path in mine[0]['difference'])
-    ]
+    """Whether coarse time, coarse space, tubes and a budget of tokens stay below masking."""
+    told = {
+        variant: d
+        for variant, d in against(found).items()
+        if {'patch', 'tubelet', 'tubes', 'token_budget'}
+        & changes(rows.by_variant(found)[variant][0]).keys()
+    }
+    holds = all(d.mean < 0 for d in told.values()) if told else None
+    claim = 'masking beats coarse time, coarse space, tubes and a budget at equal tokens'
+    return held(claim, holds, list(told.values()))
 
 
-def order(found, margin=5.0):
-    """Sentences on order: who tells order twins apart (50% is chance)."""
+def order(found):
+    """Who tells order twins apart."""
     means = {
         label: rows.spread([twins(row) for row in mine])[0]
         for label, mine in rows.by_variant(found).items()
@@ -126,24 +92,118 @@ def order(found, margin=5.0):
     means = {label: 100 * mean for label, mean in means.items() if mean is not None}
     if not means:
         return 'No row has order twins.'
-    blind = [label for label, mean in means.items() if abs(mean - 50) <= margin]
+    blind = [label for label, mean in means.items() if abs(mean - CHANCE) <= MARGIN]
     told = ', '.join(f'{label} {mean:.1f}%' for label, mean in means.items())
-    return (
-        f'Order twins told apart: {told}. Within {margin:g} points of chance: '
-        f'{", ".join(blind) or "none"}.'
+    return ' '.join([
+        f'Order twins told apart: {told}. Within {MARGIN:g} points of chance: '
+        f'{", ".join(blind) or "none"}.',
+        _blindness(found), _pooling(found), _time_and_space(found),
+    ])  # fmt: skip
+
+
+def _blind(mine):
+    """Whether rows of one variant are at chance on order twins; None where there are none."""
+    mean, _ = rows.spread([twins(row) for row in mine])
+    return None if mean is None else abs(100 * mean - CHANCE) <= MARGIN
+
+
+def _blindness(found):
+    told = [
+        _blind(those(found, **extra))
+        for extra in (
+            {}, {'backbone': 'factorised'}, {'backbone': 'factorised_encoder'},
+            {'backbone': 'frames'},
+        )
+    ]  # fmt: skip
+    holds = None if None in told else told == [False, False, False, True]
+    return held(
+        'encoders of single frames stay at chance on order, joint and factorised ones do not', holds
     )
 
 
-def growth(row, frames, remat, sizes=('B', 'L')):
-    """How much more memory it takes at the larger size: 0.5 is half more. None: unknown."""
-    small, large = (rows.peak(row, size, frames, remat) for size in sizes)
-    return None if not (small and large) else large / small - 1
+def _pooling(found):
+    attention, temporal = (
+        those(found, backbone='frames', frame_pool=pool) for pool in ('attention', 'temporal')
+    )
+    d = delta(temporal, attention, twins)
+    holds = None if d is None else bool(_blind(attention)) and not _blind(temporal)
+    claim = (
+        'attention pooling does not rescue single frames on order, a temporal transformer over '
+        'them does'
+    )
+    far = '' if d is None else f' The transformer is {d} points above attention pooling.'
+    return held(claim, holds, [d] if d else []) + far
 
 
-def against(found, base='base', measure=rows.recall):
-    """{label: Delta to the base} of each variant but the base."""
-    variants = rows.by_variant(found)
-    if base not in variants:
-        return {}
-    deltas = {name: delta(mine, variants[base], measure) for name, mine in variants.items()}
-    return {name: d for name, d in deltas.items() if name != base and d is not None}
+def _time_and_space(found):
+    time, space = those(found, 'tubelet', 'mask_rate'), those(found, 'patch', 'mask_rate')
+    d = delta(time, space, twins)
+    claim = 'coarse time hurts order more than coarse space'
+    if d is not None:
+        claim += f' (here by {-d.mean:.1f} points of order twins)'
+    return held_by(claim, d, lambda mean: mean < 0)
+
+
+def tuning(found, peaks):
+    """What the long stage loses with less of it trained, and how much memory that saves.
+
+    peaks: {variant: compiled GB or None}.
+    """
+    base = peaks.get('base')
+    words = '; '.join(
+        f'{name}: {d} points, {base / peaks[name]:.1f} times less memory'
+        for name, d in against(found).items()
+        if peaks.get(name) and base
+    )
+    last, adapters = those(found, 'last_layers'), those(found, 'tune', 'adapter_width')
+    lost = delta(last, those(found))
+    saved = base / peaks[last[0]['variant']] if last and base else None
+    return ' '.join([
+        f'Against the base: {words or "nothing to compare"}.',
+        held('the last four layers take a third of the memory of all, both with 75% masked',
+             None if saved is None else saved >= 3 - 0.05),
+        held_by(f'they lose nothing ({ALLOWED:g} points or less)', lost,
+                lambda mean: mean >= -ALLOWED),
+        held_by('adapters lose nothing from short videos to long ones',
+                delta(adapters, those(found)), lambda mean: mean >= -ALLOWED),
+    ])  # fmt: skip
+
+
+def image_to_video(found):
+    """From images to short videos: all trained, adapters, LoRA."""
+    whole, adapters, lora = (
+        those(found, 'run', *more)
+        for more in ((), ('tune', 'adapter_width'), ('tune', 'lora_rank'))
+    )
+    told = {'adapters': delta(adapters, whole), 'LoRA': delta(lora, whole)}
+    told = '; '.join(f'{name} {d}' for name, d in told.items() if d is not None)
+    claim = 'adapters are ahead of LoRA from images to videos'
+    d = delta(adapters, lora)
+    by = '' if d is None else f' (here by {d} points)'
+    return (
+        f'From images to short videos, against all trained, in points of R@1: {told or "no rows"}. '
+        + held_by(claim + by, d, lambda mean: mean > 0)
+    )
+
+
+def at_equal_memory(found, peaks, near=1.05):
+    """Each other saving against the best that masking alone gives in as much memory.
+
+    peaks: {variant: compiled GB or None}. near: as much is this many times as much or less.
+    """
+    variants = {name: mine for name, mine in rows.by_variant(found).items() if peaks.get(name)}
+    masked = {name: mine for name, mine in variants.items() if changes(mine[0]).keys() <= MASKS}
+    said, deltas = [], []
+    for name, mine in variants.items():
+        fit = [other for other in masked if peaks[other] <= near * peaks[name]]
+        if name in masked or not fit:
+            continue
+        best = max(fit, key=lambda other: rows.spread(map(rows.recall, masked[other]))[0])
+        d = delta(masked[best], mine)
+        if d is not None:
+            deltas.append(d)
+            said.append(f'{best} over {name} {d}')
+    holds = all(d.mean > 0 for d in deltas) if deltas else None
+    return f'In no more memory, in points of R@1: {"; ".join(said) or "no rows"}. ' + held(
+        'masking beats every other saving', holds, deltas
+    )

@@ -16,8 +16,8 @@ def settings(folder):
     return vars(config.from_json((Path(folder) / 'sweep.json').read_text()).memory)
 
 
-def about(found):
-    """Where the rows come from, in a sentence: machines, versions, commits, data."""
+def about(found, folder):
+    """Where the rows of a sweep's folder come from: machines, versions, commits, data, seeds."""
 
     def each(values):
         return ', '.join(dict.fromkeys(map(str, values))) or 'none'
@@ -27,7 +27,18 @@ def about(found):
         f'{each(row["protocol"]["data"] for row in found)}; device '
         f'{each(row["device"] for row in found)}; jax '
         f'{each(row["versions"]["jax"] for row in found)}; commit '
-        f'{each(row["commit"][:12] for row in found)}.'
+        f'{each(row["commit"][:12] for row in found)}.{_shared(folder)}'
+    )
+
+
+def _shared(folder):
+    """What the seeds have in common, ' ...' or ''."""
+    sweep = config.from_json((Path(folder) / 'sweep.json').read_text())
+    if not sweep.seeds_from:
+        return ''
+    return (
+        f' The stages before `{sweep.seeds_from}` were taught once, for all seeds: error bars do '
+        'not hold what those would differ by.'
     )
 
 
@@ -87,9 +98,8 @@ def memory_table(found, memory):
 
     found: rows {'variant', 'size', 'frames', 'remat', 'rate', 'peak_bytes'}.
     """
-    keys = [(s, f) for s in memory['sizes'] for f in memory['frames']]
-    keys += [key for key in dict.fromkeys((one['size'], one['frames']) for one in found)
-             if key not in keys]  # fmt: skip
+    keys = {(s, f) for s in memory['sizes'] for f in memory['frames']}
+    keys = sorted(keys | {(one['size'], one['frames']) for one in found})
     shown = Table('variant', 'masked', 'remat', *(f'{s} {f}' for s, f in keys), box=None,
                   pad_edge=False)  # fmt: skip
     for column in shown.columns[1:]:
