@@ -113,8 +113,10 @@ def of_order(**twins):
 
 
 def test_findings_on_order():
-    paper = {'joint': 0.9, 'factorised': 0.8, 'encoder': 0.7, 'frames': 0.52, 'attention': 0.49, 'temporal': 0.8,
-                 'time': 0.6, 'space': 0.7}  # fmt: skip
+    paper = {
+        'joint': 0.9, 'factorised': 0.8, 'encoder': 0.7, 'frames': 0.52, 'attention': 0.49,
+        'temporal': 0.8, 'time': 0.6, 'space': 0.7,
+    }  # fmt: skip
     said = findings.order(of_order(**paper))
     assert said.count('these rows agree') == 3
     assert 'The transformer is +31.0 points above attention pooling.' in said
