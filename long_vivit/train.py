@@ -27,6 +27,7 @@ from long_vivit import (
     stage_loss,
     start,
     stills,
+    stories,
 )
 from long_vivit.compiling import keep_compiled
 from long_vivit.inputs import opening
@@ -54,6 +55,8 @@ def main(run):
     """`train`, alone or as one of several processes -> exit status."""
     if MULTIHOST.value:
         hosts.start()
+    else:
+        stories.build_missing(run, say)
     with hosts.one_voice():
         return train(run, PROFILE.value)
 

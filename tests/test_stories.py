@@ -1,0 +1,49 @@
+"""The built-in stories are built where they are wanted and missing, and only there."""
+
+import subprocess
+import types
+
+import pytest
+
+from long_vivit import stories
+from tests import tiny_run
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """The build, left out: `folders` that were asked for, `status` that it ends with."""
+    found = types.SimpleNamespace(folders=[], status=0)
+
+    def run(command):
+        assert command[1:5] == ['-m', 'long_vivit.build_data', 'shape_stories', '--data_dir']
+        found.folders.append(command[5])
+        return subprocess.CompletedProcess(command, found.status)
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    return found
+
+
+def test_a_missing_folder_is_built(build, tmp_path):
+    said = []
+    stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), said.append)
+    assert build.folders == [str(tmp_path)]
+    assert str(tmp_path / 'shape_stories') in said[0]
+
+
+def test_what_is_there_is_left_alone_even_if_it_is_of_no_use(build, tmp_path):
+    (tmp_path / 'shape_stories').mkdir()
+    stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), print)
+    assert build.folders == []
+
+
+def test_a_run_on_other_data_builds_nothing(build, tmp_path):
+    other = {f'stages__image__{key}': 'videos:clips.jsonl' for key in ('train', 'eval')}
+    run = tiny_run.resolved(tmp_path, tmp_path / 'run', run=('image',), **other)
+    stories.build_missing(run, print)
+    assert build.folders == []
+
+
+def test_a_build_that_fails_ends_the_run(build, tmp_path):
+    build.status = 1
+    with pytest.raises(ValueError, match=r'data\.dir: .*shape_stories could not be built'):
+        stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), print)
