@@ -8,7 +8,9 @@
 1 frame per second, tubelets of 2 x 16 x 16, and for the long stage 75% random masking with only
 the last four layers trained (section 3 and 6.1). 256 pixels are read off its token counts. It
 publishes no batch sizes, learning rates, steps, joint width or share of images: those are our
-choice. Neither brings data: name yours with `--config.data.train=videos:PATH.jsonl`.
+choice. Neither brings data: name yours with `--config.data.train=videos:PATH.jsonl`, and images to
+mix into the short stage with `--config.stages.short.image_train=videos:IMAGES.jsonl
+--config.stages.short.image_ratio=0.1`.
 """
 
 from ml_collections import ConfigDict
@@ -57,8 +59,10 @@ def small(config: ConfigDict) -> None:
         mask_kind='random',
         mask_rate=0.5,
         text_length=52,
+        image_train='shape_stories/image:train',  # every tenth batch, so that looks are kept up
+        image_ratio=0.1,
         batch=32,
-        steps=600,
+        steps=660,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(

@@ -68,6 +68,7 @@ def get_config(size: str = '') -> ConfigDict:
             f'configs/sweep.py:{size}: {size!r} is no size; it must be one of {SIZES}.'
         )
     config = fields()
+    config.base.stages.short.update(image_train='', image_ratio=0.0)
     # Whole columns, for all backbones alike: not all of them can take patches drawn one by one.
     for name in ('short', 'long'):
         config.base.stages[name].mask_kind = 'tube'
