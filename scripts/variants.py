@@ -36,7 +36,8 @@ def table(found, shape):
     yield f'| variant | R@1 | order twins | ViT-{size}, {frames} frames |'
     yield '|---|---|---|---|'
     variants = sorted(
-        rows.by_variant(found).items(), key=lambda item: -rows.spread(map(rows.recall, item[1]))[0]
+        rows.by_variant(figures.last_stage(found)).items(),
+        key=lambda item: -rows.spread(map(rows.recall, item[1]))[0],
     )
     for variant, mine in variants:
         memory = rows.peak(mine[0], *shape)

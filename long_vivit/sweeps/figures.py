@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 from long_vivit.sweeps import deltas, findings, rows
 
 COLOURS = ('#0b6e99', '#e08e2b', '#5a9e6f', '#a34a6b', '#6f6f9a', '#9a9a9a', '#c2a83e', '#3f3f3f')
+MARKERS = 'os^Dv'
+FEW = 6  # lines that leave room for their names
 SHAPE = ('B', 128, 'none')  # size, frames, remat
 
 
@@ -42,21 +44,23 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
         lines[label] = [p for p in points if p[0] is not None and p[1] is not None]
     if not any(lines.values()):
         return None
-    figure, axes = _axes(title)
-    for colour, (label, points) in zip(_colours(lines), lines.items(), strict=True):
+    lines = {label: points for label, points in lines.items() if points}
+    figure, axes = _axes(title, width=7.5 if len(lines) <= FEW else 11)
+    for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
+        colour = style['color']
         for memory, mean, spread, rate in points:
-            axes.errorbar(memory, mean, spread, color=colour, marker='o', capsize=3)
+            axes.errorbar(memory, mean, spread, capsize=3, **style)
             axes.annotate(
                 f'{100 * rate:g}%', (memory, mean), xytext=(5, 4), fontsize=8, color=colour,
                 textcoords='offset points',
             )  # fmt: skip
-        axes.plot(*zip(*[p[:2] for p in points], strict=True), color=colour, label=label)
+        axes.plot(*zip(*[p[:2] for p in points], strict=True), label=label, **style)
     if limit_gb:
         axes.axvline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
     size, frames, remat = shape
     axes.set_xlabel(f'compiled training memory at ViT-{size}, {frames} frames, remat {remat} (GB)')
     axes.set_ylabel('R@1, mean of both ways (%)')
-    axes.legend(fontsize=8, frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -113,7 +117,7 @@ def image_to_video(found):
 
 def all_variants(found, shape=SHAPE, limit_gb=None):
     """Every variant of the last stage: recall against memory, and what masking gives in as much."""
-    mine = [row for row in found if 'run' not in row['difference']]
+    mine = last_stage(found)
     figure = recall_against_memory(
         mine, 'Recall and memory of each variant', shape=shape, limit_gb=limit_gb
     )
@@ -147,6 +151,7 @@ def growth(found, shape=SHAPE):
 
 def order(found):
     """Order twins by variant, with the line of chance."""
+    found = last_stage(found)
     figure = _bars(found, deltas.twins, 'Order twins told apart')
     if figure is None:
         return None, 'No row has order twins.'
@@ -169,19 +174,25 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
             lines.setdefault(label, []).append((one['frames'], one['peak_bytes'] / 1e9))
     if not lines:
         return None, f'Nothing was compiled at ViT-{size} with remat {remat}.'
-    figure, axes = _axes(f'Compiled memory at ViT-{size}', height=4.8)
-    for colour, (label, points) in zip(_colours(lines), lines.items(), strict=True):
-        axes.plot(*zip(*sorted(points), strict=True), marker='o', color=colour, label=label)
+    width, height = (7.5, 4.8) if len(lines) <= FEW else (11, 1 + 0.2 * len(lines))
+    figure, axes = _axes(f'Compiled memory at ViT-{size}', height=max(4.8, height), width=width)
+    for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
+        axes.plot(*zip(*sorted(points), strict=True), label=label, **style)
     axes.axhline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
     axes.set_xlabel('frames')
     axes.set_ylabel('GB')
-    axes.legend(fontsize=7, frameon=False)
+    _legend(figure, axes)
     longest = max(one[0] for points in lines.values() for one in points)
     fit = [label for label, points in lines.items() if dict(points).get(longest, 1e9) <= limit_gb]
     return figure, (
         f'At {longest} frames {len(fit)} of {len(lines)} fit into {limit_gb:g} GB with ViT-{size}: '
         f'{"; ".join(fit) or "none"}.'
     )
+
+
+def last_stage(found):
+    """Rows of runs that do not end before the base's."""
+    return [row for row in found if 'run' not in row['difference']]
 
 
 def peaks_of(found, shape):
@@ -208,12 +219,24 @@ def _points(share):
     return None if share is None else 100 * share
 
 
-def _colours(lines):
-    return [COLOURS[i % len(COLOURS)] for i in range(len(lines))]
+def _styles(lines):
+    """A look for each line: colours first, then other markers."""
+    return [
+        {'color': COLOURS[i % len(COLOURS)], 'marker': MARKERS[i // len(COLOURS) % len(MARKERS)]}
+        for i in range(len(lines))
+    ]
 
 
-def _axes(title, height=4.2):
-    figure, axes = plt.subplots(figsize=(7.5, height), layout='constrained')
+def _legend(figure, axes):
+    """Among the lines, or beside them where they are many."""
+    if len(axes.get_legend_handles_labels()[0]) <= FEW:
+        axes.legend(fontsize=8, frameon=False)
+    else:
+        figure.legend(fontsize=7, frameon=False, loc='outside right upper')
+
+
+def _axes(title, height=4.2, width=7.5):
+    figure, axes = plt.subplots(figsize=(width, height), layout='constrained')
     axes.set_title(title, fontsize=11)
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)

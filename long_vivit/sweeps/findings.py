@@ -93,10 +93,8 @@ def order(found):
     if not means:
         return 'No row has order twins.'
     blind = [label for label, mean in means.items() if abs(mean - CHANCE) <= MARGIN]
-    told = ', '.join(f'{label} {mean:.1f}%' for label, mean in means.items())
     return ' '.join([
-        f'Order twins told apart: {told}. Within {MARGIN:g} points of chance: '
-        f'{", ".join(blind) or "none"}.',
+        f'Within {MARGIN:g} points of chance: {", ".join(blind) or "none"}.',
         _blindness(found), _pooling(found), _time_and_space(found),
     ])  # fmt: skip
 
