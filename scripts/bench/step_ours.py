@@ -84,7 +84,8 @@ def make(how, size):
         held[0], watch = step(held[0], batch)
         return float(jax.block_until_ready((held[0], watch))[1]['loss'])
 
-    return once, {'temporary_mib': program.memory_analysis().temp_size_in_bytes / 2**20}
+    temporary = program.memory_analysis().temp_size_in_bytes / 2**20
+    return once, {'temporary_mib': temporary, 'device': jax.devices()[0].device_kind}
 
 
 def device_peak():

@@ -91,7 +91,8 @@ def make(how, size):
             torch.cuda.synchronize()
         return float(loss.detach())
 
-    return once, {'params': sum(p.numel() for p in model.parameters())}
+    device = torch.cuda.get_device_name() if DEVICE == 'cuda' else DEVICE
+    return once, {'params': sum(p.numel() for p in model.parameters()), 'device': device}
 
 
 def device_peak():
