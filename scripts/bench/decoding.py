@@ -114,6 +114,8 @@ def torchcodec(path, count, whole=False):
     from torchcodec import transforms
     from torchcodec.decoders import VideoDecoder
 
+    from scripts.parity import torchvision_ops  # noqa: F401  first: torchcodec asks for torchvision
+
     torch.set_num_threads(1)
     crop, scale = transforms.CenterCrop((HEIGHT, HEIGHT)), transforms.Resize((SIDE, SIDE))
     decoder = VideoDecoder(
