@@ -1,11 +1,15 @@
-"""What scripts of scripts/bench record in RESULTS.md, and that the rest of it stays."""
+"""What scripts of scripts/bench record in RESULTS.md, and that the rest of it stays.
+
+And that our row of step.py, which takes the trainer's own step, does so after the trainer changed.
+"""
 
 import argparse
+import math
 import re
 
 import pytest
 
-from scripts.bench import rows
+from scripts.bench import rows, step, step_ours
 
 BY_HAND = '# Results\n\nProse.\n\n## step.py\n\n| by hand | 1 |\n\n## Latest: no heading of ours\n'
 LINES = ('note', '  16 frames', rows.header('row', 's'), rows.table('ours', 1.5))
@@ -94,3 +98,12 @@ def test_without_asking_nothing_is_written(results, capsys):
     rows.record(LINES, parser.parse_args([]).record)
     assert results.file.read_text() == BY_HAND
     assert capsys.readouterr().out == '\n'.join(LINES) + '\n'
+
+
+def test_our_row_takes_the_trainers_step(monkeypatch):
+    monkeypatch.setattr(step_ours, 'keep_freed_memory', lambda: None)  # it is for the whole process
+    size = step.Size(frames=4, clips=2, pixels=16, patch=8, width=16, depth=2, heads=2, embed=8)
+    once, facts = step_ours.make('75% full', size)
+    first, second = once(), once()
+    assert math.isfinite(first) and second < first
+    assert facts['temporary_mib'] > 0 and facts['device'] == 'cpu'

@@ -48,7 +48,7 @@ def tower(size, grid, remat):
             )  # fmt: skip
             self.log_scale = nnx.Param(jnp.log(1 / jnp.float32(0.07)))
 
-        def __call__(self, batch, *, num_frozen=0):
+        def __call__(self, batch, *, num_frozen=0, num_still=0):
             return self.video(batch['patches'], batch['where']), batch['z_text']
 
     return Tower
