@@ -1,6 +1,6 @@
 """Attention alone, forward and backward: ours beside jax.nn's and torch's.
 
-    pip install torch
+    make bench BENCH=attention                                 # in .venv-bench, which has torch
     python scripts/bench/attention.py                          # 512 and 2,048 tokens, float32
     python scripts/bench/attention.py --shapes 1,8192,6,64 --rounds 3
     python scripts/bench/attention.py --dtype bfloat16 --shapes 1,8192,16,64   # a GPU: cuDNN too

@@ -1,6 +1,6 @@
 """Decoding 16, 128 and 256 frames of a minute of 360p H.264: ours, a PyAV loop, decord, torchcodec.
 
-    python scripts/bench/decoding.py
+    make bench BENCH=decoding                  # in .venv-bench, which has the other readers
     python scripts/bench/decoding.py --film a.mp4 b.mp4
 
 Makes two clips (640 x 360, 30 frames a second, 3 B frames; a key frame every 250 and every 30

@@ -5,7 +5,8 @@
 
 Each row is the trainer's own step (text tower, AdamW and loss included) or the scorer's encoder,
 compiled by XLA for CPU: peak = arguments + temporary + results - what serves as both.
-Of two devices one is shown: a batch of one is two devices with one pair each.
+Of two devices one is shown: a batch of one is two devices with one pair each. `in turns` is what
+one card alone can run: two pairs, one after the other, by micro-batches of 1.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A full training step of a ViT-S video encoder, beside what torch's users would take instead.
 
-    pip install torch transformers open_clip_torch
+    make bench BENCH=step                             # in .venv-bench, which has the others
     python scripts/bench/step.py                      # 16 frames by 4 clips, 64 frames by 2
     python scripts/bench/step.py --frames 16 --rounds 9 --rows ours 'ours 75%' vivit
 
