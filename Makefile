@@ -15,12 +15,15 @@ ready_dev := $(VENV)/.ready-dev
 PARITY_VENV ?= .venv-parity
 parity_python := $(PARITY_VENV)/bin/python
 ready_parity := $(PARITY_VENV)/.ready
+BENCH_VENV ?= .venv-bench
+bench_python := $(BENCH_VENV)/bin/python
+ready_bench := $(BENCH_VENV)/.ready
 stories := data/built/shape_stories/tokenizer.json
 pick_constraints = constraints/py3$$($(1) -c 'import sys; print(min(sys.version_info[1], 12))').txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-BENCH ?= masking attention loss memory reading decoding
+BENCH ?= step masking attention loss memory reading decoding
 
 PARITY ?=
 SWEEP ?= configs/sweep.py
@@ -52,8 +55,9 @@ test: $(ready_dev)  ## run the tests (TESTS=tests/test_config.py for some)
 parity: $(ready_parity)  ## hold weights of others against where they come from (PARITY=clip for some)
 	$(parity_python) scripts/parity/run.py $(PARITY) $(ARGS)
 
-bench: $(ready)  ## measure speed and memory (BENCH=loss for some of scripts/bench)
-	@for name in $(BENCH); do echo "== $$name"; $(python) scripts/bench/$$name.py $(ARGS) || exit; done
+bench: $(ready_bench)  ## measure and record speed and memory (BENCH=loss for some of scripts/bench)
+	@for name in $(BENCH); do echo "== $$name"; \
+	$(bench_python) scripts/bench/$$name.py --record $(ARGS) || exit; done
 
 lint: $(ready_dev)  ## check style
 	$(python) -m ruff check .
@@ -72,10 +76,10 @@ constraints:  ## refresh constraints/ for PYTHON with the newest versions that r
 	&& cp "$$scratch/new" "$$file" && echo "wrote $$file"
 
 clean:  ## remove the environments, the built data and caches; runs/ stays
-	rm -rf $(VENV) $(PARITY_VENV) data/built .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PARITY_VENV) $(BENCH_VENV) data/built .pytest_cache .ruff_cache .hypothesis
 	find configs data long_vivit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(python) $(parity_python):
+$(python) $(parity_python) $(bench_python):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	|| { found=$$($(PYTHON) --version 2>/dev/null | head -n 1); \
 	  echo "error: $(PYTHON) is $${found:-no working Python}; 3.11, 3.12 or 3.13 is needed." \
@@ -106,6 +110,11 @@ $(ready_dev): requirements-dev.txt $(ready)
 $(ready_parity): requirements-parity.txt requirements.txt | $(parity_python)
 	$(parity_python) -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-parity.txt -c $(call pick_constraints,$(parity_python))
+	@touch $@
+
+$(ready_bench): requirements-bench.txt requirements.txt | $(bench_python)
+	$(bench_python) -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-bench.txt -c $(call pick_constraints,$(bench_python))
 	@touch $@
 
 $(stories): | $(ready)

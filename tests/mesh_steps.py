@@ -1,7 +1,4 @@
-"""A few steps of a tiny model on some mesh, to be compared with the same steps on one device.
-
-python -m tests.mesh_steps OUT SPEC ...     as one of several processes: see `hosts.start`
-"""
+"""A few steps of a tiny model on some mesh, to be compared with the same steps on one device."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,7 @@
 """What make says where the environment is not what was asked for."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,16 @@ def make(tmp_path):
         python.chmod(0o755)
         (tmp_path / 'venv' / '.ready').touch()
         command = ['make', 'setup', f'VENV={tmp_path / "venv"}', *words]
-        # The tests may run under a make of their own, whose words are not for this one.
-        mine = ('MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS', 'PYTHON')
-        env = {name: value for name, value in os.environ.items() if name not in mine}
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+        return run(command)
 
     return make
+
+
+def run(command):
+    """The finished command. Tests may run under a make, whose words are not for this one."""
+    mine = ('MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS', 'PYTHON')
+    env = {name: value for name, value in os.environ.items() if name not in mine}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
 
 
 def test_another_python_than_that_of_the_environment_is_refused(make, tmp_path):
@@ -37,6 +42,14 @@ def test_another_python_than_that_of_the_environment_is_refused(make, tmp_path):
     assert words in done.stderr and 'VENV=' in done.stderr
     done = make('3.9', f'PYTHON={tmp_path / "none"}')
     assert done.returncode != 0 and 'no working Python' in done.stderr
+
+
+def test_what_make_bench_runs_is_there_and_recorded():
+    done = run(['make', '-n', 'bench'])
+    scripts = re.search(r'for name in (.+?);', done.stdout)[1].split()
+    assert {'step', 'attention', 'loss', 'memory', 'decoding'} <= set(scripts)
+    assert all((ROOT / f'scripts/bench/{name}.py').is_file() for name in scripts)
+    assert '.venv-bench/bin/python scripts/bench/$name.py --record' in done.stdout
 
 
 def test_the_same_python_or_none_that_is_named_goes_on(make):

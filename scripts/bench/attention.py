@@ -1,6 +1,6 @@
 """Attention alone, forward and backward: ours beside jax.nn's and torch's.
 
-    pip install torch
+    make bench BENCH=attention                                 # in .venv-bench, which has torch
     python scripts/bench/attention.py                          # 512 and 2,048 tokens, float32
     python scripts/bench/attention.py --shapes 1,8192,6,64 --rounds 3
     python scripts/bench/attention.py --dtype bfloat16 --shapes 1,8192,16,64   # a GPU: cuDNN too
@@ -28,6 +28,7 @@ import numpy as np
 
 from long_vivit.models.attention import attend, resolve
 from long_vivit.perf import keep_freed_memory
+from scripts.bench.rows import header, record, record_argument, table
 
 FORMS = {
     'blockwise': partial(attend, implementation='blockwise'),
@@ -60,8 +61,7 @@ def ours(form, values):
 
 def forms(dtype, head_width):
     """FORMS, and what this backend has beside them for arrays of this kind."""
-    best, why = resolve('auto', jax.default_backend(), dtype, head_width)
-    print(f"attention 'auto' is {best} here ({why})")
+    best, _ = resolve('auto', jax.default_backend(), dtype, head_width)
     return FORMS | {best: partial(attend, implementation=best)}
 
 
@@ -96,7 +96,7 @@ def torch_sdpa(values, dtype):
 
 
 def speed(shape, dtype, rounds):
-    """A line for each form: median (min to max) of both passes."""
+    """A row for each form: median (min to max) of both passes."""
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
     rows = {
@@ -110,45 +110,58 @@ def speed(shape, dtype, rounds):
             rows[row][part]()
             if turn:  # the first round warms up
                 seconds[row, part].append(time.perf_counter() - begun)
-    print(f'b, n, m, f = {", ".join(map(str, shape))}, {dtype.name}')
     for row in rows:
-        parts = [f'{part} {spread(seconds[row, part])}' for part in ('forward', 'both')]
-        print(f'  {row:10} ' + '; '.join(parts), flush=True)
+        cells = [spread(seconds[row, part]) for part in ('forward', 'both')]
+        yield table(', '.join(map(str, shape)), dtype.name, row, *cells)
 
 
 def spread(seconds):
-    """'12.3 ms (11.9 to 14.0)'."""
+    """'12.3 (11.9 to 14.0)', milliseconds."""
     low, middle, high = (1e3 * x for x in (min(seconds), statistics.median(seconds), max(seconds)))
-    return f'{middle:.1f} ms ({low:.1f} to {high:.1f})'
+    return f'{middle:.1f} ({low:.1f} to {high:.1f})'
 
 
 def memory(n, heads, head_width):
-    """Temporary memory of the compiled blockwise form, both passes, in both dtypes."""
+    """Rows: temporary memory of the compiled blockwise form, both passes, in both dtypes."""
     for dtype in (jnp.float32, jnp.bfloat16):
         shape = (1, n, heads, head_width)
         parts = compiled(FORMS['blockwise'], shape, dtype)
         sizes = [x.memory_analysis().temp_size_in_bytes / 2**20 for x in parts]
         one = np.prod(shape) * jnp.dtype(dtype).itemsize / 2**20
-        print(
-            f'{jnp.dtype(dtype).name:9} {n} tokens, {heads} heads: temporary {sizes[0]:.0f} MiB '
-            f'forward, {sizes[1]:.0f} with backward; the queries alone are {one:.0f}'
-        )
+        shown = [f'{size:.0f}' for size in (*sizes, one)]
+        yield table(f'{n:,}', heads, jnp.dtype(dtype).name, *shown)
+
+
+def lines(args):
+    """What the command line asks for."""
+    if args.memory:
+        sizes = 'forward, MiB', 'with backward, MiB', 'queries alone, MiB'
+        yield header('tokens', 'heads', 'dtype', *sizes)
+        for n in args.memory:
+            yield from memory(n, args.heads, 64)
+        return
+    dtype = jnp.dtype(args.dtype)
+    shapes = [tuple(map(int, shape.split(','))) for shape in args.shapes]
+    for head_width in sorted({shape[-1] for shape in shapes}):
+        best, why = resolve('auto', jax.default_backend(), dtype, head_width)
+        yield f"attention 'auto' is {best} here ({why})"
+    yield header('b, n, m, f', 'dtype', 'row', 'forward, ms', 'with backward, ms')
+    for shape in shapes:
+        yield from speed(shape, dtype, args.rounds)
 
 
 def main():
-    """Runs what the command line asks for."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--shapes', nargs='+', default=['4,512,6,64', '2,2048,6,64'])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     parser.add_argument('--memory', type=int, nargs='+', default=[], metavar='TOKENS')
     parser.add_argument('--heads', type=int, default=16)
+    record_argument(parser)
     args = parser.parse_args()
     keep_freed_memory()
-    for n in args.memory:
-        memory(n, args.heads, 64)
-    for shape in [] if args.memory else args.shapes:
-        speed(tuple(map(int, shape.split(','))), jnp.dtype(args.dtype), args.rounds)
+    record(lines(args), args.record, 'jax', *([] if args.memory else ['torch']))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Decoding 16, 128 and 256 frames of a minute of 360p H.264: ours, a PyAV loop, decord, torchcodec.
 
-    python scripts/bench/decoding.py
+    make bench BENCH=decoding                  # in .venv-bench, which has the other readers
     python scripts/bench/decoding.py --film a.mp4 b.mp4
 
 Makes two clips (640 x 360, 30 frames a second, 3 B frames; a key frame every 250 and every 30
@@ -11,16 +11,17 @@ slicing. `torchcodec whole` is shown beside them: it leaves the frames at 640 x 
 least torchcodec can be asked for. A reader that cannot be imported is named and left out. Ours must
 equal the loop to the bit, or the script fails.
 
-torchcodec wants FFmpeg's libraries by their plain names. PyAV's wheel has them: in a folder, link
-libavcodec.so.62, libavformat.so.62 ... to av.libs/libavcodec-*.so.62.* ..., and name that folder
-and av.libs in LD_LIBRARY_PATH; then all readers but decord decode with the same FFmpeg.
+torchcodec wants FFmpeg's libraries by their plain names. PyAV's wheel for Linux has them by others:
+its process finds links to them, so that all readers but decord decode with the same FFmpeg. Where
+PyAV has none of its own, torchcodec takes the system's.
 """
 
 import argparse
 import hashlib
-import importlib.metadata
 import itertools
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,14 +35,12 @@ import av
 import numpy as np
 
 from long_vivit.inputs import pixels, samplers, video
+from scripts.bench.rows import header, record, record_argument, table
 
 SIDE, COUNTS, KEYS, SECONDS, RATE = 256, (16, 128, 256), (250, 30), 60, 30
 WIDTH, HEIGHT = 640, 360
-# Reader -> the package it needs. The last gives larger frames, so it is not compared with ours.
-READERS = {
-    'ours': 'av', 'pyav loop': 'av', 'decord': 'decord', 'torchcodec': 'torchcodec',
-    'torchcodec whole': 'torchcodec',
-}  # fmt: skip
+# The last gives larger frames, so it is not compared with ours.
+READERS = ('ours', 'pyav loop', 'decord', 'torchcodec', 'torchcodec whole')
 RIVALS = ('decord', 'torchcodec')
 
 
@@ -115,6 +114,8 @@ def torchcodec(path, count, whole=False):
     from torchcodec import transforms
     from torchcodec.decoders import VideoDecoder
 
+    from scripts.parity import torchvision_ops  # noqa: F401  first: torchcodec asks for torchvision
+
     torch.set_num_threads(1)
     crop, scale = transforms.CenterCrop((HEIGHT, HEIGHT)), transforms.Resize((SIDE, SIDE))
     decoder = VideoDecoder(
@@ -141,11 +142,28 @@ def serve(name: str) -> None:
         print(json.dumps([seconds, hashlib.sha256(frames.tobytes()).hexdigest()]), flush=True)
 
 
+def link_ffmpeg(folder: Path) -> dict[str, str]:
+    """Links PyAV's FFmpeg, libavcodec-HASH.so.62.28.102, as libavcodec.so.62 -> the environment of
+    a process that finds it; {} where PyAV's wheel has none.
+    """
+    libraries = Path(av.__file__).parents[1] / 'av.libs'
+    found = sorted(libraries.glob('lib*.so.*')) if libraries.is_dir() else []
+    for file in found:
+        plain = re.fullmatch(r'(lib(?:av|sw)\w+)-\w+(\.so\.\d+)\.[\d.]+', file.name)
+        if plain:
+            (folder / ''.join(plain.groups())).symlink_to(file)
+    before = os.environ.get('LD_LIBRARY_PATH', '')
+    paths = [str(folder), str(libraries), *([before] if before else [])]
+    return {'LD_LIBRARY_PATH': os.pathsep.join(paths)} if found else {}
+
+
 class Reader:
-    def __init__(self, name: str):
+    def __init__(self, name: str, environment: dict[str, str]):
         command = [sys.executable, __file__, '--serve', name]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        pipe, environment = subprocess.PIPE, os.environ | environment
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
 
     def __call__(self, path, count):
         try:
@@ -156,39 +174,43 @@ class Reader:
             return None
 
 
-def main() -> int:
+def main():
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--film', type=Path, nargs='+', help='films to make the clips of')
     parser.add_argument('--serve', help=argparse.SUPPRESS)
+    record_argument(parser)
     args = parser.parse_args()
     if args.serve:
         serve(args.serve)
-        return 0
+        return
+    record(lines(args), args.record, 'av', 'decord', 'torchcodec', 'torch', 'numpy')
+
+
+def lines(args):
+    """The clips, who cannot be imported, and a row for each clip and number of frames."""
     with tempfile.TemporaryDirectory() as folder:
         clips = {every: Path(folder) / f'key{every}.mp4' for every in KEYS}
         for every, path in clips.items():
             make_clip(path, every, filmed(args.film) if args.film else drawn())
-            print(f'key frame every {every}: {path.stat().st_size / 2**20:.1f} MiB')
-        readers = {name: Reader(name) for name in READERS}
+            yield f'key frame every {every}: {path.stat().st_size / 2**20:.1f} MiB'
+        linked = link_ffmpeg(Path(folder))
+        readers = {
+            name: Reader(name, linked if name.startswith('torchcodec') else {}) for name in READERS
+        }
         for name in list(readers):  # the first call imports
             if readers[name](clips[KEYS[0]], 16) is None:
-                print(f'{name}: cannot be imported here, left out')
+                yield f'{name}: cannot be imported here, left out'
                 del readers[name]
-        print(', '.join(f'{m} {importlib.metadata.version(m)}' for m in _packages(readers)))
-        print('| key every | frames |', ' | '.join(readers), '| ours against the best other |')
-        print('|' + '---|' * (len(readers) + 3))
+        yield f'PyAV decodes with FFmpeg {av.ffmpeg_version_info}'
+        yield header('key every', 'frames', *readers, 'ours against the best other')
         for every, path in clips.items():
             for count in COUNTS:
-                _row(every, count, path, readers, args.rounds)
-    return 0
+                yield _row(every, count, path, readers, args.rounds)
 
 
-def _packages(readers) -> list[str]:
-    return sorted({READERS[name] for name in readers} | {'numpy'})
-
-
-def _row(every, count, path, readers, rounds) -> None:
+def _row(every, count, path, readers, rounds) -> str:
     times = {name: [] for name in readers}
     for _ in range(rounds):
         digests = {}
@@ -200,8 +222,8 @@ def _row(every, count, path, readers, rounds) -> None:
     cells = [f'{middle[n]:.0f} ({min(t):.0f} to {max(t):.0f})' for n, t in times.items()]
     best = min((n for n in middle if n in RIVALS), key=middle.get, default=None)
     ratio = f'{middle[best] / middle["ours"]:.2f} x {best}' if best else 'none there'
-    print(f'| {every} | {count} |', ' | '.join(cells), f'| {ratio} |', flush=True)
+    return table(every, count, *cells, ratio)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

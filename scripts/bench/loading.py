@@ -17,8 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.bench.rows import header, record, record_argument, table
+
 TEXT = {'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12}
 VISION = {
     'hidden_size': 1024, 'intermediate_size': 4096, 'num_attention_heads': 16,
@@ -27,24 +29,29 @@ VISION = {
 
 
 def main():
-    """Prints a line for each way of reading."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--child', nargs=2, metavar=('WHAT', 'FOLDER'), help='a part of it')
+    record_argument(parser)
     args = parser.parse_args()
     if args.child:
         what, folder = args.child
         print(json.dumps(write(Path(folder)) if what == 'write' else read(what, folder)))
         return
+    record(lines(), args.record, 'jax', 'safetensors', 'numpy')
+
+
+def lines():
+    """A row for each way of reading."""
     with tempfile.TemporaryDirectory() as folder:
         # This process stays small: what it holds would count as the peak of what it starts.
         size = child('write', folder)
-        print(f'CLIP ViT-L/14, {size / 1e9:.2f} GB of float32')
+        yield f'CLIP ViT-L/14, {size / 1e9:.2f} GB of float32'
+        yield header('', 'seconds', 'peak above imports, GB', 'imports, GB', 'peak to the file')
         for how in ('weights.read', 'long_vivit.load'):
             seconds, before, peak = child(how, folder)
-            print(
-                f'{how:16} {seconds:6.2f} s  {peak / 1e9:5.2f} GB above {before / 1e9:.2f} GB, '
-                f'{peak / size:.2f} x the file'
-            )
+            sizes = f'{peak / 1e9:.2f}', f'{before / 1e9:.2f}', f'{peak / size:.2f} x'
+            yield table(how, f'{seconds:.2f}', *sizes)
 
 
 def child(what, folder):

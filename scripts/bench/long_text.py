@@ -1,7 +1,7 @@
 """What each way to long text is worth: narratives and summaries of the built-in long stories.
 
     python scripts/bench/long_text.py                     # 4 ways x 3 seeds, and the table
-    python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir /tmp/look
+    python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir runs/look
 
 All ways go on from the same weights, a text tower of 77 positions taught on images and on short
 films (WORKDIR/start, taught first), for the same steps on the same long films and texts:
@@ -33,6 +33,7 @@ from long_vivit.inputs.sources import open_source
 from long_vivit.metrics import both_ways
 from long_vivit.perf import keep_freed_memory
 from long_vivit.writers import write_json_atomic
+from scripts.bench.rows import header, record, record_argument, table
 
 SHORT, LONG = 77, 248
 TEST = 'shape_stories/long:test'
@@ -115,20 +116,31 @@ def scores(workdir):
 
 
 def show(rows, args):
-    """A line for each way: mean and spread over the seeds, in percent."""
-    print(f'\n{args.steps} steps of {args.batch}, seeds {args.seeds}: R@1 in percent, both ways')
+    """A row for each way: mean and spread over the seeds, in percent."""
+    yield f'{args.steps} steps of {args.batch}, seeds {args.seeds}: R@1 in percent, both ways'
+    yield header('way', *TEXTS, 'narratives cut')
     for way, cells in rows.items():
         parts = []
         for name in TEXTS:
             values = [100 * one[name] for one in cells]
             spread = statistics.stdev(values) if len(values) > 1 else float('nan')
-            parts.append(f'{name} {statistics.mean(values):5.1f} +- {spread:.1f}')
-        parts.append(f'narratives cut {max(one["narrative_cut"] for one in cells)}')
-        print(f'  {way:12} ' + '   '.join(parts))
+            parts.append(f'{statistics.mean(values):.1f} +- {spread:.1f}')
+        yield table(way, *parts, max(one['narrative_cut'] for one in cells))
+
+
+def lines(args):
+    """Teaches what is not finished, then the table."""
+    begun, rows = start(args), {way: [] for way in args.ways}
+    asked = {name: value for name, value in vars(args).items() if name != 'record'}
+    for seed in range(args.seeds):
+        for way in args.ways:
+            rows[way].append(cell(way, seed, begun, args))
+            write_json_atomic(args.workdir / 'rows.json', asked | {'rows': rows})
+    yield from show(rows, args)
 
 
 def main():
-    """Runs what the command line asks for."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--workdir', type=Path, default=Path('runs/long_text'))
     parser.add_argument('--ways', nargs='+', choices=WAYS, default=DEFAULT)
@@ -137,15 +149,10 @@ def main():
     parser.add_argument('--batch', type=int, default=32)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--start_steps', type=int, nargs=2, default=(120, 600))
+    record_argument(parser)
     args = parser.parse_args()
     keep_freed_memory()
-    begun, rows = start(args), {way: [] for way in args.ways}
-    for seed in range(args.seeds):
-        for way in args.ways:
-            rows[way].append(cell(way, seed, begun, args))
-            write_json_atomic(args.workdir / 'rows.json', vars(args) | {'rows': rows})
-
-    show(rows, args)
+    record(lines(args), args.record, 'jax')
 
 
 if __name__ == '__main__':

@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import long
 from long_vivit import config, losses, recipe
+from scripts.bench.rows import header, record, record_argument, table
 
 VOCAB = 538  # of the built-in tokenizer; only the size of a table here
 FORMS = (('dense', 1), ('tiled', 1), ('dense', 0), ('ring', 0))  # form, devices (0: all)
@@ -84,12 +85,12 @@ def timed(calls, repeats):
 
 
 def row(what, seconds, temp):
-    """A line of the table."""
+    """A row of the table."""
     shown = '-'
     if seconds:
         middle = statistics.median(seconds)
         shown = f'{middle:.3f} ({min(seconds):.3f} to {max(seconds):.3f})'
-    print(f'| {what:52} | {shown:>24} | {temp / MB:8.0f} |')
+    return table(what, shown, f'{temp / MB:,.0f}')
 
 
 def show_losses(args):
@@ -103,13 +104,13 @@ def show_losses(args):
             given = draw(mesh, args.batch, args.embed)
             calls[name] = lambda run=programs[name], given=given: run(*given)
         for name, seconds in timed(calls, args.repeats).items():
-            row(name, seconds, programs[name].memory_analysis().temp_size_in_bytes)
+            yield row(name, seconds, programs[name].memory_analysis().temp_size_in_bytes)
         for form, devices in FORMS:
             for b in args.memory:
                 mesh = mesh_of(devices)
                 program = compiled(kind, form, mesh, b, args.embed, args.tile)
                 name = f'{kind}, {form}, {b} pairs, {mesh.size} device(s)'
-                row(name, [], program.memory_analysis().temp_size_in_bytes)
+                yield row(name, [], program.memory_analysis().temp_size_in_bytes)
 
 
 def show_caching(args):
@@ -129,11 +130,23 @@ def show_caching(args):
         programs[name] = jax.jit(step).lower(state, batch).compile()
         calls[name] = lambda run=programs[name], state=state, batch=batch: run(state, batch)
     for name, seconds in timed(calls, args.repeats).items():
-        row(name, seconds, programs[name].memory_analysis().temp_size_in_bytes)
+        yield row(name, seconds, programs[name].memory_analysis().temp_size_in_bytes)
+
+
+def lines(args):
+    """What the devices and sizes are, and the table."""
+    device = jax.devices()[0]
+    yield (
+        f'{jax.device_count()} x {device.device_kind}, float32, width {args.embed}, '
+        f'tiles of {args.tile}'
+    )
+    yield header('', 'seconds, median (range)', 'temporary, MB')
+    yield from show_losses(args)
+    yield from show_caching(args)
 
 
 def main():
-    """Prints a table in Markdown."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--batch', type=int, default=4096, help='pairs of the timed losses')
     parser.add_argument('--memory', type=int, nargs='*', default=[16384, 65536], help='pairs')
@@ -141,15 +154,9 @@ def main():
     parser.add_argument('--tile', type=int, default=1024)
     parser.add_argument('--cached', type=int, default=64, help='pairs of the timed steps')
     parser.add_argument('--repeats', type=int, default=5)
+    record_argument(parser)
     args = parser.parse_args()
-    device = jax.devices()[0]
-    print(
-        f'jax {jax.__version__}, {jax.device_count()} x {device.device_kind}, '
-        f'{os.cpu_count()} cores, float32, width {args.embed}, tiles of {args.tile}\n'
-    )
-    print(f'| {"":52} | {"seconds, median (range)":>24} | {"temp MB":>8} |\n|---|---|---|')
-    show_losses(args)
-    show_caching(args)
+    record(lines(args), args.record, 'jax')
 
 
 if __name__ == '__main__':

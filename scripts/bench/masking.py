@@ -24,6 +24,7 @@ from configs import long
 from long_vivit import config, recipe, train
 from long_vivit.perf import keep_freed_memory
 from long_vivit.workdir import Workdir
+from scripts.bench.rows import header, record, record_argument, table
 
 VOCAB = 538  # of the built-in tokenizer; only the size of a table here
 RATES = (0.75, 0.0)
@@ -64,7 +65,7 @@ def compiled(rate, args):
 
 
 def speed(args):
-    """Step time and temporary memory of both, and their ratios."""
+    """Rows: step time and temporary memory of both, and their ratios."""
     steps = {rate: compiled(rate, args) for rate in RATES}
     seconds = {rate: [] for rate in RATES}
     for repeat in range(args.repeats + 1):
@@ -73,21 +74,20 @@ def speed(args):
             jax.block_until_ready(function(state, arrays))
             if repeat:  # the first round warms up
                 seconds[rate].append(time.perf_counter() - begun)
+    yield header('masked', 'tokens', 'step, s', 'temporary memory, MiB')
     for rate, (function, _, _, kept) in steps.items():
         temp = function.memory_analysis().temp_size_in_bytes / 2**20
         low, middle, high = min(seconds[rate]), statistics.median(seconds[rate]), max(seconds[rate])
-        print(
-            f'mask rate {rate:4.0%}: {kept:5d} tokens, step {middle:.3f} s '
-            f'({low:.3f} to {high:.3f}), temporary memory {temp:.0f} MiB'
-        )
+        yield table(f'{rate:.0%}', kept, f'{middle:.3f} ({low:.3f} to {high:.3f})', f'{temp:.0f}')
     pairs = [a / b for a, b in zip(seconds[0.75], seconds[0.0], strict=True)]
     memory = [steps[rate][0].memory_analysis().temp_size_in_bytes for rate in RATES]
-    print(f'ratio: step time {statistics.median(pairs):.2f}, memory {memory[0] / memory[1]:.2f}')
+    yield table('ratio', '', f'{statistics.median(pairs):.2f}', f'{memory[0] / memory[1]:.2f}')
 
 
 def recall(args):
-    """R@1 of the long stage with all tubelets and with a quarter, from the same short stage."""
+    """Rows: R@1 of the long stage with all tubelets and with a quarter, from one short stage."""
     short = Workdir(args.recall).checkpoints('short')
+    yield header('masked', 'steps', 'R@1, %', *(f'seed {seed}' for seed in range(args.seeds)))
     for rate, kind in [*((0.75, kind) for kind in args.kinds), (0.0, 'tube')]:
         found, name = [], f'{kind} {rate:.0%}' if rate else 'none'
         for seed in range(args.seeds):
@@ -102,13 +102,21 @@ def recall(args):
             found.append(100 * sum(ways) / 2)
             print(f'masked: {name}, {args.steps} steps, seed {seed}: R@1 {found[-1]:.1f}')
         spread = statistics.stdev(found) if len(found) > 1 else float('nan')
-        print(
-            f'masked: {name}, {args.steps} steps: R@1 {statistics.mean(found):.1f} +- {spread:.1f}'
-        )
+        mean = f'{statistics.mean(found):.1f} +- {spread:.1f}'
+        yield table(name, args.steps, mean, *(f'{x:.1f}' for x in found))
+
+
+def lines(args):
+    """What the command line asks for."""
+    yield f'patch {args.patch}, tubelet {args.tubelet}, batch {args.batch}'
+    if args.repeats:
+        yield from speed(args)
+    if args.recall:
+        yield from recall(args)
 
 
 def main():
-    """Runs what the command line asks for."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--batch', type=int, default=32)
     parser.add_argument('--patch', type=int, default=16)
@@ -118,12 +126,10 @@ def main():
     parser.add_argument('--recall', default='', metavar='WORKDIR')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=100)
+    record_argument(parser)
     args = parser.parse_args()
     keep_freed_memory()
-    if args.repeats:
-        speed(args)
-    if args.recall:
-        recall(args)
+    record(lines(args), args.record, 'jax')
 
 
 if __name__ == '__main__':

@@ -5,9 +5,11 @@
 
 Each row is the trainer's own step (text tower, AdamW and loss included) or the scorer's encoder,
 compiled by XLA for CPU: peak = arguments + temporary + results - what serves as both.
-Of two devices one is shown: a batch of one is two devices with one pair each.
+Of two devices one is shown: a batch of one is two devices with one pair each. `in turns` is what
+one card alone can run: two pairs, one after the other, by micro-batches of 1.
 """
 
+import argparse
 import os
 import pathlib
 import sys
@@ -21,15 +23,19 @@ import jax
 
 from configs import long
 from long_vivit import config, estimate, recipe, retrieval, sharding
+from scripts.bench.rows import header, record, record_argument, table
 
 VOCAB = 49_408  # CLIP's
 HOUR = {'frames': 3600, 'batch': 2}
+IN_TURNS = HOUR | {'micro_batch': 1}  # one pair after the other, the gradients of both
 ROWS = {  # name: (size, devices, fields of the long stage, GB that are allowed)
     'ViT-L, 256 frames, all layers, batch 4': ('large', 1, {'batch': 4}, 16),
     'ViT-L, 256 frames, all layers, batch 8': ('large', 1, {'batch': 8}, 16),
     'ViT-L, 256 frames, last 4 layers, batch 8': ('large', 1, {'batch': 8, 'last_layers': 4}, 16),
     'ViT-B, hour of 3600 frames, all layers, batch 1': ('base', 2, HOUR, 20),
     'ViT-L, hour of 3600 frames, all layers, batch 1': ('large', 2, HOUR, 40),
+    'ViT-B, hour of 3600 frames, one device, batch 2 in turns': ('base', 1, IN_TURNS, 20),
+    'ViT-L, hour of 3600 frames, one device, batch 2 in turns': ('large', 1, IN_TURNS, 40),
 }
 FOUR_HOURS = 14_400  # frames at one a second
 ENCODE = {  # name: (share of patches masked, GB that are allowed)
@@ -67,24 +73,36 @@ def encoding_peak(mask_rate):
     return estimate.peak(found), one['where'].shape[1]
 
 
-def show(name, peak, allowed, begun):
+def row(name, peak, allowed, begun):
+    """A row of the table."""
     verdict = 'ok' if peak <= allowed * 1e9 else 'TOO MUCH'
-    print(f'{name:52} {peak / 1e9:6.2f} GB  of {allowed:3}  {verdict:9} '
-          f'{time.monotonic() - begun:5.1f} s', flush=True)  # fmt: skip
+    seconds = f'{time.monotonic() - begun:.1f} s'
+    return table(name, f'{peak / 1e9:.2f} GB', f'{allowed} GB', verdict, seconds)
 
 
-def main(words):
-    print(f'jax {jax.__version__}, XLA for CPU, remat full, bfloat16 activations')
+def lines(words):
+    """The rows whose name has all the words."""
+    yield 'XLA for CPU, remat full, bfloat16 activations, 256 pixels; trained: 75% masked'
+    yield header('', 'peak', 'allowed', '', 'compiled in')
     for name, (size, devices, changes, allowed) in ROWS.items():
         if all(word in name for word in words):
             begun = time.monotonic()
-            show(name, training_peak(size, devices, changes), allowed, begun)
+            yield row(name, training_peak(size, devices, changes), allowed, begun)
     for name, (mask_rate, allowed) in ENCODE.items():
         if all(word in name for word in words):
             begun = time.monotonic()
             peak, tokens = encoding_peak(mask_rate)
-            show(f'{name} ({tokens:,} tokens)', peak, allowed, begun)
+            yield row(f'{name} ({tokens:,} tokens)', peak, allowed, begun)
+
+
+def main():
+    """Compiles, prints, and records where --record asks for it."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('words', nargs='*', metavar='WORD', help='rows whose name has them all')
+    record_argument(parser)
+    args = parser.parse_args()
+    record(lines(args.words), args.record, 'jax')
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -1,6 +1,6 @@
 """Reading decode-once shards against decoding the originals, and what a masked step sends.
 
-    python scripts/bench/reading.py --manifest ../shared/data/clips/manifest.jsonl
+    python scripts/bench/reading.py --manifest PATH/manifest.jsonl
 
 Makes a minute of 360p H.264 as decoding.py does, stores it and the manifest's videos in shards, raw
 and JPEG, 128 pixels at 2 frames a second, and reads 64 and 16 frames of every video in turn from
@@ -23,6 +23,7 @@ from data.clips import build, shrink
 from long_vivit.inputs import patches, pipeline, samplers, video
 from long_vivit.inputs.sources import open_source
 from scripts.bench import decoding
+from scripts.bench.rows import header, record, record_argument, table
 
 PIXELS, FPS, COUNTS = 128, 2, (64, 16)
 
@@ -65,7 +66,7 @@ def decibels(original, stored, count):
 
 
 def compare(name, manifest, folder, rounds):
-    """A row of the table for each codec and number of frames."""
+    """A row for each codec and number of frames."""
     original = open_source(f'videos:{manifest}', text='')
     files = {original[i].video for i in range(len(original))}
     size = sum(Path(file).stat().st_size for file in files)
@@ -85,13 +86,12 @@ def compare(name, manifest, folder, rounds):
             one, other = (np.array([pair[i].sum() for pair in times]) for i in (0, 1))
             ratios = one / other
             each = np.median([a / b for a, b in times], axis=0)
-            print(
-                f'| {name} ({len(original)}) | {codec} | {count} | {_spread(one)} | '
-                f'{_spread(other)} | {statistics.median(ratios):.1f} x ({ratios.min():.1f} to '
-                f'{ratios.max():.1f}); least of one video {each.min():.1f} x | {loss} | '
-                f'{size / 2**20:.1f} -> {room / 2**20:.1f} MiB | {seconds:.1f} s |',
-                flush=True,
-            )
+            yield table(
+                f'{name} ({len(original)})', codec, count, _spread(one), _spread(other),
+                f'{statistics.median(ratios):.1f} x ({ratios.min():.1f} to {ratios.max():.1f}); '
+                f'least of one video {each.min():.1f} x', loss,
+                f'{size / 2**20:.1f} -> {room / 2**20:.1f} MiB', f'{seconds:.1f} s',
+            )  # fmt: skip
 
 
 def _spread(values) -> str:
@@ -109,25 +109,35 @@ def sent(frames_, pixels, rate, batch):
     return batch * (kept.nbytes + where.nbytes), batch * frames_ * pixels * pixels * 3
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--manifest', help='real videos, besides the clip that is made here')
-    parser.add_argument('--rounds', type=int, default=5)
-    args = parser.parse_args()
-    print('| videos | as | frames | originals, ms | shards, ms | ratio | loss | room | building |')
+def lines(args):
+    """The table of reading, and what a step sends."""
+    yield f'{PIXELS} pixels, {FPS} frames a second, one thread'
+    yield header(
+        'videos', 'as', 'frames', 'originals, ms', 'shards, ms', 'ratio', 'loss', 'room', 'building'
+    )
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / 'minute.mp4'
         decoding.make_clip(clip, 250, decoding.drawn())
         manifest = Path(folder) / 'minute.jsonl'
         manifest.write_text(json.dumps({'video': clip.name}))
-        compare('minute', manifest, folder, args.rounds)
+        yield from compare('minute', manifest, folder, args.rounds)
         if args.manifest:
-            compare('real', args.manifest, folder, args.rounds)
+            yield from compare('real', args.manifest, folder, args.rounds)
+    yield header('64 frames, 128 pixels, batch 32, masked', 'bytes sent', 'of the full frames')
     for rate in (0.0, 0.75, 0.9):
         kept, full = sent(64, 128, rate, 32)
-        print(f'64 frames, 128 px, batch 32, {rate:.0%} masked: {kept:,} bytes for {full:,}')
-    return 0
+        yield table(f'{rate:.0%}', f'{kept:,}', f'{full:,}')
+
+
+def main():
+    """Measures, prints, and records where --record asks for it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--manifest', help='real videos, besides the clip that is made here')
+    parser.add_argument('--rounds', type=int, default=5)
+    record_argument(parser)
+    args = parser.parse_args()
+    record(lines(args), args.record, 'av', 'array_record', 'tensorflow-datasets', 'numpy')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

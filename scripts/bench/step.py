@@ -1,6 +1,6 @@
 """A full training step of a ViT-S video encoder, beside what torch's users would take instead.
 
-    pip install torch transformers open_clip_torch
+    make bench BENCH=step                             # in .venv-bench, which has the others
     python scripts/bench/step.py                      # 16 frames by 4 clips, 64 frames by 2
     python scripts/bench/step.py --frames 16 --rounds 9 --rows ours 'ours 75%' vivit
 
@@ -25,7 +25,12 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.bench.rows import header, record, record_argument, table
 
 ROWS = (
     'ours', 'ours 75%', 'ours 75% full', 'vivit', 'vivit eager', 'videomae', 'videomae 75%',
@@ -116,8 +121,10 @@ def measure(rows, frames, rounds):
 
 def show(found, frames):
     """A table: median (min to max), and ratios to the base, of the seconds round by round."""
-    print(f'| {frames} frames, {CLIPS[frames]} clips | step | to {BASE} |', end='')
-    print(f' peak MiB | to {BASE} | above imports | to {BASE} |\n|' + '---|' * 7)
+    to = f'to {BASE}'
+    first = f'{frames} frames, {CLIPS[frames]} clips'
+    yield '; '.join(f'{row} on {one["device"]}' for row, one in found.items())
+    yield header(first, 'step', to, 'peak MiB', to, 'above imports', to)
     base = found.get(BASE)
     for row, one in found.items():
         seconds, ratios = one['seconds'], ['-'] * 3
@@ -126,24 +133,30 @@ def show(found, frames):
             shares = [one[name] / base[name] for name in ('peak_mib', 'above_mib')]
             ratios = [f'{ratio:.2f}' for ratio in (statistics.median(pairs), *shares)]
         middle = statistics.median(seconds)
-        print(f'| {row} | {middle:.2f} s ({min(seconds):.2f} to {max(seconds):.2f}) |', end='')
-        print(f' {ratios[0]} | {one["peak_mib"]:.0f} | {ratios[1]} |', end='')
-        print(f' {one["above_mib"]:.0f} | {ratios[2]} |', flush=True)
+        said = f'{middle:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})'
+        peaks = f'{one["peak_mib"]:.0f}', ratios[1], f'{one["above_mib"]:.0f}', ratios[2]
+        yield table(row, said, ratios[0], *peaks)
+
+
+def lines(args):
+    """A table for each number of frames."""
+    for frames in args.frames:
+        yield from show(measure(args.rows, frames, args.rounds), frames)
 
 
 def main():
-    """Runs what the command line asks for."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--frames', type=int, nargs='+', choices=CLIPS, default=list(CLIPS))
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=ROWS)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--worker', help=argparse.SUPPRESS)
+    record_argument(parser)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, Size(args.frames[0], CLIPS[args.frames[0]]))
         return
-    for frames in args.frames:
-        show(measure(args.rows, frames, args.rounds), frames)
+    record(lines(args), args.record, 'jax', 'torch', 'transformers', 'open_clip_torch')
 
 
 if __name__ == '__main__':

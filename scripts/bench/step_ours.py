@@ -48,7 +48,7 @@ def tower(size, grid, remat):
             )  # fmt: skip
             self.log_scale = nnx.Param(jnp.log(1 / jnp.float32(0.07)))
 
-        def __call__(self, batch, *, num_frozen=0):
+        def __call__(self, batch, *, num_frozen=0, num_still=0):
             return self.video(batch['patches'], batch['where']), batch['z_text']
 
     return Tower
@@ -84,7 +84,8 @@ def make(how, size):
         held[0], watch = step(held[0], batch)
         return float(jax.block_until_ready((held[0], watch))[1]['loss'])
 
-    return once, {'temporary_mib': program.memory_analysis().temp_size_in_bytes / 2**20}
+    temporary = program.memory_analysis().temp_size_in_bytes / 2**20
+    return once, {'temporary_mib': temporary, 'device': jax.devices()[0].device_kind}
 
 
 def device_peak():

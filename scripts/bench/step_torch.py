@@ -1,9 +1,15 @@
 """The rows of step.py that a user of torch would take: ViViT, VideoMAE, open_clip's ViT."""
 
 import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch.nn import functional
+
+from scripts.parity import torchvision_ops  # noqa: F401  lets torchvision be imported
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 MODELS = {  # row: where its model is; named in full, since transformers imports only when asked
@@ -91,7 +97,8 @@ def make(how, size):
             torch.cuda.synchronize()
         return float(loss.detach())
 
-    return once, {'params': sum(p.numel() for p in model.parameters())}
+    device = torch.cuda.get_device_name() if DEVICE == 'cuda' else DEVICE
+    return once, {'params': sum(p.numel() for p in model.parameters()), 'device': device}
 
 
 def device_peak():

@@ -32,6 +32,7 @@ from long_vivit.inputs.sources import open_source
 from long_vivit.inputs.text import Tokenizer
 from long_vivit.models.text import TextEncoder
 from long_vivit.perf import keep_freed_memory
+from scripts.bench.rows import header, record, record_argument, table
 
 LONGEST, VOCAB = 248, 49_408  # CLIP's tokens
 STORIES = 'data/built'
@@ -115,8 +116,27 @@ def measure(rows, rounds):
     return seconds
 
 
+def lines(args):
+    """The mixture, and a row for each program with and without buckets."""
+    lengths = lengths_of(args, SCORED * args.batch)
+    quarters = [round(x) for x in np.percentile(lengths, [0, 25, 50, 75, 100])]
+    yield (
+        f'{args.width} x {args.depth} x {args.heads}, {args.batch} texts, remat {args.remat}; '
+        f'tokens of a text: least, quarters, most {quarters}'
+    )
+    rows = rows_of(args, lengths)
+    seconds = measure(rows, args.rounds)
+    yield header('', '', 'seconds', 'to whole', 'temporary memory, MiB', 'to whole')
+    for (kind, name), (_, temporary) in rows.items():
+        times, whole = seconds[kind, name], seconds[kind, 'whole']
+        middle, low, high = statistics.median(times), min(times), max(times)
+        ratio = statistics.median(a / b for a, b in zip(times, whole, strict=True))
+        memory = f'{temporary:.0f}', f'{temporary / rows[kind, "whole"][1]:.2f}'
+        yield table(kind, name, f'{middle:.3f} ({low:.3f} to {high:.3f})', f'{ratio:.2f}', *memory)
+
+
 def main():
-    """Runs what the command line asks for."""
+    """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--texts', default='', metavar='FILE.jsonl')
     parser.add_argument('--field', default='IIW')
@@ -128,26 +148,10 @@ def main():
     parser.add_argument('--remat', default='none')
     parser.add_argument('--buckets', type=int, nargs='+', default=[32, 77, 248])
     parser.add_argument('--rounds', type=int, default=3)
+    record_argument(parser)
     args = parser.parse_args()
     keep_freed_memory()
-    lengths = lengths_of(args, SCORED * args.batch)
-    quarters = [round(x) for x in np.percentile(lengths, [0, 25, 50, 75, 100])]
-    print(
-        f'{args.width} x {args.depth} x {args.heads}, {args.batch} texts, remat {args.remat}; '
-        f'tokens of a text: least, quarters, most {quarters}'
-    )
-    rows = rows_of(args, lengths)
-    seconds = measure(rows, args.rounds)
-    for row, (_, temporary) in rows.items():
-        kind, name = row
-        times, whole = seconds[row], seconds[kind, 'whole']
-        ratio = statistics.median(a / b for a, b in zip(times, whole, strict=True))
-        print(
-            f'  {kind:6} {name:8} {statistics.median(times):7.3f} s ({min(times):.3f} to '
-            f'{max(times):.3f}), {ratio:.2f} x; temporary memory {temporary:.0f} MiB, '
-            f'{temporary / rows[kind, "whole"][1]:.2f} x',
-            flush=True,
-        )
+    record(lines(args), args.record, 'jax')
 
 
 if __name__ == '__main__':
