@@ -95,8 +95,8 @@ def _torch_file(path: Path) -> Tensors:
     except ImportError:
         raise ValueError(
             f'{path}: a {path.suffix} file is read by PyTorch, which is not installed here: take '
-            "the extra `torch` (pip install -e '.[torch]', or pip install 'torch>=2.10'), or save the "
-            'state dict elsewhere with safetensors.torch.save_file'
+            "the extra `torch` (pip install -e '.[torch]', or pip install 'torch>=2.10'), or save "
+            'the state dict elsewhere with safetensors.torch.save_file'
         ) from None
     try:
         state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
