@@ -196,7 +196,7 @@ def checkpoint() -> dict:
     """When to save; each stage's end is always saved."""
     return {
         'every': 500,  # steps; >= 1
-        'keep': 3,  # newest checkpoints kept; >= 1; the best by recall stays besides
+        'keep': 3,  # newest kept; >= 1; with eval.every > 0 besides the best of those it has scored
     }
 
 

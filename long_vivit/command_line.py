@@ -44,13 +44,18 @@ def main(
     holder = []
 
     def parse(words: list[str]) -> list[str]:
-        refuse_unknown_fields(words)
+        faults, words = sifted(words)
         holder.append(define(words))
         try:
-            return flags.FLAGS(words)
+            others = flags.FLAGS(words)
         except flags.UnrecognizedFlagError as error:
             hint = nearest(error.flagname, [path for path, _ in flat(base_config())])
-            raise ValueError(f'no flag --{error.flagname}; {hint} (as --config.PATH)') from None
+            faults.append(f'no flag --{error.flagname}; {hint} (as --config.PATH)')
+        else:
+            if not faults:
+                return others
+            faults += refusals(holder[0].value, before, read)
+        raise ValueError('\n  '.join(faults))
 
     def call(words: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # the libraries' notes on each file they write
@@ -111,23 +116,39 @@ def is_user_error(error: BaseException) -> bool:
     return ours and raised and 'site-packages' not in file.parts
 
 
-def refuse_unknown_fields(argv: Sequence[str]) -> None:
-    """Raises ValueError: no config file (argv[1]), or all misspelt fields and misread values."""
+def sifted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A line for each misspelt field and misread value, and the words that are neither.
+
+    Raises ValueError: argv[1] names no config file.
+    """
     path, _, word = argv[1].removeprefix('--config=').partition(':')
     known = dict(flat(load_file(path, word)))
     sections = {p.rsplit('.', i)[0] for p in known for i in range(1, p.count('.') + 1)}
-    faults = []
-    for match in (re.match(r'--?(no)?config\.([^=]*)(=)?(.*)', arg, re.S) for arg in argv[1:]):
-        if match and match[2] in known:
-            if match[3] and (wanted := misread(match[4], known[match[2]])):
-                faults.append(f'--config.{match[2]}={match[4]}: must be {wanted}')
-        elif match and match[2] in sections:
+    faults, sound = [], []
+    for arg in argv:
+        match = re.match(r'--?(no)?config\.([^=]*)(=)?(.*)', arg, re.S)
+        if match and match[2] in sections:
             inside = ', '.join(p for p in known if p.startswith(match[2] + '.'))
             faults.append(f'--config.{match[2]} is a section; set one of its fields: {inside}')
-        elif match:
+        elif match and match[2] not in known:
             faults.append(f'no field --config.{match[2]}; {nearest(match[2], list(known))}')
-    if faults:
-        raise ValueError('\n  '.join(faults))
+        elif match and match[3] and (wanted := misread(match[4], known[match[2]])):
+            faults.append(f'--config.{match[2]}={match[4]}: must be {wanted}')
+        else:
+            sound.append(arg)
+    return faults, sound
+
+
+def refusals(cfg: ConfigDict, before: Callable, read: Callable) -> list[str]:
+    """What else stands against the fields that were understood: [the message], or []."""
+    try:
+        before(cfg)
+        read(cfg)
+    except ValueError as error:
+        if not is_user_error(error):
+            raise
+        return [str(error)]
+    return []
 
 
 def misread(word: str, value: Any) -> str:

@@ -5,7 +5,10 @@
 
 clip          the image tower and the text tower as a CLIPModel of Hugging Face Transformers, with
               the same embeddings, at any text length; what is not CLIP's is named and refused
-safetensors   both towers whole, under our names; scripts/torch_twin.py runs them with PyTorch
+safetensors   both towers whole, under our names; scripts/torch_twin.py runs them with PyTorch where
+              the backbone is joint attention, with or without adapters; tubes are refused here
+
+LoRA is merged into the weights in both.
 
 Exit status: 0, or 2 where an argument or a checkpoint is at fault.
 """

@@ -1,5 +1,6 @@
 """The two encoders in PyTorch, in one file: loads what `long_vivit.export --format safetensors`
-writes, with torch and safetensors and nothing else of this project.
+writes, with torch and safetensors and nothing else of this project: a video tower of joint
+attention, with or without adapters, and a text tower. Other backbones are refused.
 
     python -m long_vivit.export --checkpoint runs/mine --format safetensors --out mine
     >>> from torch_twin import load
@@ -16,8 +17,7 @@ Names in model.safetensors and here (L layers, d width, m heads of f values, e j
     video/image_embed/kernel [p*q*c, d]                   video.image_embed.weight [d, p*q*c]
     video/tubelet_embed/kernel [r*p*q*c, d]               video.tubelet_embed.weight [d, r*p*q*c]
     video/positions/space [h, w, d], time [t, d]          the same, with dots
-    video/positions/joint [t, h, w, d]                    the same, with dots
-    video/cls [d]                                         video.cls
+    video/positions/joint [t, h, w, d], video/cls [d]     the same, with dots
     video/norm_input/{scale, bias} [d]                    video.norm_input.{weight, bias}
     TOWER/trunk/blocks/norm_1/{scale, bias} [L, d]        TOWER.trunk.blocks.I.norm_1.{weight, bias}
     TOWER/trunk/blocks/attention/qkv [L, d, 3, m, f]      ... .attention.qkv.weight [3*m*f, d]
@@ -25,6 +25,7 @@ Names in model.safetensors and here (L layers, d width, m heads of f values, e j
     TOWER/trunk/blocks/attention/out [L, m, f, d]         ... .attention.out.weight [d, m*f]
     TOWER/trunk/blocks/attention/out_bias [L, d]          ... .attention.out.bias
     TOWER/trunk/blocks/{up, down}/kernel [L, i, o]        ... .{up, down}.weight [o, i]
+    video/trunk/blocks/adapter/{narrow, widen}/...        video.trunk.blocks.I.adapter...., likewise
     TOWER/trunk/norm/{scale, bias} [d]                    TOWER.trunk.norm.{weight, bias}
     video/map/probe [d], attention, norm, up, down        video.map.probe ..., as in a block
     TOWER/head/kernel [d, e], text/head/bias              TOWER.head.weight [e, d], bias
@@ -46,12 +47,14 @@ ACTIVATIONS = {
     'gelu_erf': F.gelu,
     'quick_gelu': lambda x: x * torch.sigmoid(1.702 * x),
 }
+VIDEO = {'width', 'depth', 'heads', 'mlp_width', 'activation', 'norm_epsilon', 'adapter_width'}
+VIDEO |= {'grid', 'patch', 'tubelet', 'pool', 'cls_repeat', 'norm_input', 'positions', 'head'}
 
 
 def load(folder):
     """The twin of the model exported to `folder`, in evaluation mode, float32.
 
-    Raises RuntimeError where names or shapes are not those that its config.json says.
+    Raises ValueError: no such video tower here; RuntimeError: not the tensors of its config.json.
     """
     folder = Path(folder)
     config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
@@ -80,10 +83,8 @@ def one(name, value):
         return f'{name}.weight', value.flatten(0, 1).T.contiguous()
     if last in ('qkv_bias', 'out_bias'):
         return f'{stem}.{last.removesuffix("_bias")}.bias', value.flatten()
-    if last == 'kernel':
-        return f'{stem}.weight', value.T.contiguous()
-    if last == 'scale':
-        return f'{stem}.weight', value
+    if last in ('kernel', 'scale'):
+        return f'{stem}.weight', value.T.contiguous() if last == 'kernel' else value
     if name == 'text.embed':
         return 'text.embed.weight', value
     return name, value
@@ -94,8 +95,8 @@ class Twin(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        if config['video'].get('backbone', 'joint') != 'joint':
-            raise ValueError(f'model.video.backbone {config["video"]["backbone"]!r} is not here')
+        if others := {name: x for name, x in config['video'].items() if name not in VIDEO}:
+            raise ValueError(f'the video tower has {others}, which this file cannot run')
         self.config = config
         self.video = VideoEncoder(config['video'], config['embed'])
         self.text = TextEncoder(config['text'], config['embed'])
@@ -149,13 +150,9 @@ class VideoEncoder(nn.Module):
             x = torch.cat([self.cls.expand(len(x), max(1, again), -1), x], 1)
         if self.norm_input is not None:
             x = self.norm_input(x)
-        x = self.pooled(self.trunk(x))
+        x = self.trunk(x)
+        x = self.map(x) if self.map is not None else x.mean(1) if self.cls is None else x[:, 0]
         return unit(x if self.head is None else self.head(x))
-
-    def pooled(self, x):
-        if self.map is not None:
-            return self.map(x)
-        return x.mean(1) if self.cls is None else x[:, 0]
 
 
 class Positions(nn.Module):
@@ -183,9 +180,8 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.kind = config['kind']
         self.embed = nn.Embedding(config['vocab'], config['width'])
-        rotary = config['positions'] == 'rotary'
-        table = torch.zeros(config['length'], config['width'])
-        self.positions = None if rotary else nn.Parameter(table)
+        rotary, rows = config['positions'] == 'rotary', config['length']
+        self.positions = None if rotary else nn.Parameter(torch.zeros(rows, config['width']))
         self.trunk = Trunk(config, config['rotary_base'] if rotary else 0)
         self.head = nn.Linear(config['width'], embed, bias=config['head_bias'])
 
@@ -231,15 +227,21 @@ class Block(nn.Module):
     def __init__(self, config, rotary):
         super().__init__()
         d, epsilon = config['width'], config['norm_epsilon']
+        hidden, narrow = config['mlp_width'], config.get('adapter_width', 0)
         self.norm_1, self.norm_2 = nn.LayerNorm(d, epsilon), nn.LayerNorm(d, epsilon)
         self.attention = Attention(d, config['heads'], rotary)
-        self.up = nn.Linear(d, config['mlp_width'])
-        self.down = nn.Linear(config['mlp_width'], d)
+        self.up, self.down = nn.Linear(d, hidden), nn.Linear(hidden, d)
         self.activation = ACTIVATIONS[config['activation']]
+        self.adapter = nn.ModuleDict(
+            {'narrow': nn.Linear(d, narrow), 'widen': nn.Linear(narrow, d)} if narrow else {}
+        )
 
     def forward(self, x, allowed):
         x = x + self.attention(self.norm_1(x), allowed)
-        return x + self.down(self.activation(self.up(self.norm_2(x))))
+        y = self.down(self.activation(self.up(self.norm_2(x))))
+        if self.adapter:
+            y = y + self.adapter['widen'](self.activation(self.adapter['narrow'](y)))
+        return x + y
 
 
 class Attention(nn.Module):
@@ -247,8 +249,8 @@ class Attention(nn.Module):
 
     def __init__(self, d, heads, rotary=0):
         super().__init__()
-        self.qkv, self.out, self.heads = nn.Linear(d, 3 * d), nn.Linear(d, d), heads
-        self.rotary = rotary
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.heads, self.rotary = heads, rotary
 
     def forward(self, x, allowed=None):
         b, n, d = x.shape
@@ -265,17 +267,15 @@ class MapPool(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        d = config['width']
+        d, hidden = config['width'], config['mlp_width']
         self.probe = nn.Parameter(torch.zeros(d))
         self.attention = Attention(d, config['heads'])
         self.norm = nn.LayerNorm(d, config['norm_epsilon'])
-        self.up = nn.Linear(d, config['mlp_width'])
-        self.down = nn.Linear(config['mlp_width'], d)
+        self.up, self.down = nn.Linear(d, hidden), nn.Linear(hidden, d)
         self.activation = ACTIVATIONS[config['activation']]
 
     def forward(self, x):
-        b, _, d = x.shape
-        own = self.attention
+        (b, _, d), own = x.shape, self.attention
         weight, bias = own.qkv.weight.reshape(3, d, d), own.qkv.bias.reshape(3, d)
         query = F.linear(self.probe.expand(b, 1, -1), weight[0], bias[0])
         key, value = (F.linear(x, weight[i], bias[i]) for i in (1, 2))

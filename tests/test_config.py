@@ -527,6 +527,19 @@ def test_the_configuration_of_a_run_is_one_for_the_command_line(tmp_path):
             '  --config.log.tensorboard=maybe: must be True or False\n'
             '  no field --config.workdri; nearest: workdir',
         ),
+        (  # and what is wrong with the fields that were understood
+            [
+                '--config.stages.long.mask_rte=0.5',
+                '--config.stages.long.batch=1',
+                '--config.seed=x',
+                '--config.stages.long.mask_rate=2',
+            ],
+            'error: no field --config.stages.long.mask_rte; nearest: stages.long.mask_rate\n'
+            '  --config.seed=x: must be a whole number\n'
+            '  the configuration has 2 faults:\n'
+            '  stages.long.mask_rate: 2.0 is not allowed; it must be from 0 to 0.95.\n'
+            '  stages.long.batch: 1 is not allowed; it must be at least 2.',
+        ),
         (['--config.stages.long=1'], 'error: --config.stages.long is a section; set one of'),
         (['--seed=1'], 'error: no flag --seed; nearest: seed (as --config.PATH)'),
         (['--config.stages.long.batch=1'], 'stages.long.batch: 1 is not allowed; it must be at'),

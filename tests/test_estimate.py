@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from long_vivit import chips, estimate, sharding
+from long_vivit import chips, estimate, sharding, trained
 from tests import tiny_run
 
 VOCAB = 40
@@ -44,6 +44,30 @@ def test_a_plan_of_a_stage(mesh):
     assert found.step_seconds == found.flops_per_step / (0.5 * 2 * 197e12)
     assert found.clips_per_s == pytest.approx(stage.batch / found.step_seconds)
     assert found.fits
+
+
+def test_gradients_and_moments_are_of_what_is_trained_alone():
+    """By the report, and in the compiled step, whose scratch shrinks along with the gradients."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    wide = {'model__video__width': 64, 'stages__short__batch': 2}  # gradients outweigh activations
+    adapters = {'model__video__adapter_width': 4, 'stages__short__text_tower': 'frozen'}
+    found = {}
+    for tune, more in (('all', {}), ('adapters+stem', adapters), ('last:2', {})):
+        run = tiny(stages__short__tune=tune, **wide, **more)
+        program, state, batch = estimate.compiled(run, run.stages[1], VOCAB, mesh)
+        num_trained, num_all = trained.counts(state)
+        memory = estimate.memory_of(program, state, batch)
+        assert (num_trained == num_all) == (tune == 'all')
+        assert memory.parameters == 4 * num_all and memory.gradients == 4 * num_trained
+        assert memory.optimiser == 8 * num_trained + 8  # two moments, and two counts
+        found[tune] = memory
+    whole = found.pop('all')
+    for tune, part in found.items():
+        assert part.gradients < whole.gradients / 4, tune
+        saved = whole.gradients - part.gradients
+        # Not all gradients of a step live at one time: those of which the update is made are gone.
+        assert whole.activations - part.activations > saved / 2, tune
+        assert whole.peak - part.peak > 2 * saved + saved / 2, tune  # and of moments all of them
 
 
 def test_the_memory_is_the_same_at_every_level_of_llvm(mesh):

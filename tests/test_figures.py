@@ -1,8 +1,7 @@
-"""Figures and findings of a sweep: from rows that are made here, so that what they say is known."""
+"""Figures and findings of a sweep: from rows that are made here, so that what they say is known.
 
-import json
-import os
-from pathlib import Path
+The notebook that shows them runs in test_sweep.py, on the rows of a sweep that was taught.
+"""
 
 import matplotlib
 import pytest
@@ -13,7 +12,6 @@ matplotlib.use('Agg')
 
 from long_vivit.sweeps import figures
 
-ROOT = Path(__file__).parent.parent
 RATE, BACKBONE = 'stages.long.mask_rate', 'model.video.backbone'
 SETTINGS = {'sizes': ('B', 'L'), 'frames': (16, 128), 'remats': ('none',), 'limit_gb': 16.0,
             'batch': 1, 'dtype': 'bfloat16', 'pixels': 256}  # fmt: skip
@@ -231,28 +229,3 @@ def test_the_table_has_means_and_spreads():
     (line,) = [one for one in text.splitlines() if one.startswith('base ')]
     assert '51.0 +- 1.4' in line and '4.00' in line and '10.00' in line
     assert report.line(row({}, 0.5)).startswith('base/seed0: R@1 50.0 / 50.0, twins 90.0')
-
-
-@pytest.mark.filterwarnings('default')  # those of the kernel's libraries
-def test_the_notebook_runs(tmp_path):
-    """On rows of a tiny grid; each figure and each sentence is there."""
-    import nbclient
-    import nbformat
-
-    lines = [*falling(0.2), row({}, 0.5, grids=('tuning', 'masking', 'inputs'))]
-    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
-    (tmp_path / 'sweep.json').write_text(
-        json.dumps({'base': {}, 'memory': SETTINGS, 'seeds_from': 'long'})
-    )
-    notebook = nbformat.read(ROOT / 'notebooks/memory_recall.ipynb', as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name='python3',
-        resources={'metadata': {'path': str(ROOT / 'notebooks')}},
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, 'ROWS', str(tmp_path))
-        client.execute()
-    outputs = [out for cell in notebook.cells for out in cell.get('outputs', ())]
-    assert sum('image/png' in out.get('data', {}) for out in outputs) == 7
-    assert any('these rows agree' in out['data'].get('text/markdown', '') for out in outputs
-               if 'data' in out)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sweeps: grids and their faults, shared stages, stopped and gone on, rows, the notebook."""
+"""Sweeps: grids and their faults, shared stages, stopped and gone on; rows, memory, notebook."""
 
 import json
 import os
@@ -250,18 +250,24 @@ def test_shares_of_devices(monkeypatch):
 
 # The command
 
+DRAWN = ('backbones', 'inputs', 'masking', 'tuning')  # grids with a figure of their own
+
 
 @pytest.fixture(scope='module')
 def settings(tiny_stories, tmp_path_factory, one_device):
-    """(work directory, flags) of a tiny sweep of two cells, and of one that fails."""
+    """(work directory, flags) of a tiny sweep of two cells, in each grid that is drawn, and of one
+    cell that fails. Memory is compiled at one small shape of ViT-B."""
     folder = tmp_path_factory.mktemp('sweep')
     file = folder / 'mine.py'
     file.write_text(
         'from configs import sweep\n'
         'def get_config():\n'
         "    config = sweep.get_config('tiny')\n"
-        "    config.grids = {'good': ({'stages.long.mask_rate': (0.75, 0.0)},),\n"
-        "                    'worse': ({'stages.long.train': ('videos:none.jsonl',)},)}\n"
+        "    good = ({'stages.long.mask_rate': (0.75, 0.0)},)\n"
+        f'    config.grids = dict.fromkeys({DRAWN}, good)\n'
+        "    config.grids['worse'] = ({'stages.long.train': ('videos:none.jsonl',)},)\n"
+        "    config.memory.update(sizes=('B',), frames=(2,), rates=(0.0,), pixels=64,\n"
+        "                         text_length=8, dtype='float32')\n"
         '    config.base.checkpoint.every = 1\n'
         f'    config.base.data.dir = {str(tiny_stories)!r}\n'
         f'    config.workdir = {str(folder / "sweep")!r}\n'
@@ -322,7 +328,7 @@ def test_rows_are_complete(taught):
     workdir, _, printed = taught
     masked, whole = sorted(read_jsonl(workdir / 'rows.jsonl'), key=lambda row: -row['mask_rate'])
     assert masked['difference'] == {} and whole['difference'] == {RATE: 0.0}
-    assert masked['grids'] == ['good'] and masked['seed'] == 0
+    assert masked['grids'] == list(DRAWN) and masked['seed'] == 0
     assert (masked['tokens_per_clip'], whole['tokens_per_clip']) == (4, 16)
     assert whole['flops_per_clip'] > 2 * masked['flops_per_clip'] > 0
     assert whole['peak_bytes'] > masked['peak_bytes'] > 0
@@ -361,7 +367,7 @@ def test_a_chain_of_runs_is_the_run_of_all_stages_bit_by_bit(taught, settings, t
 def test_done_cells_are_skipped_and_another_base_is_refused(taught, settings, quick_compilation):
     workdir, flags = settings
     content = (workdir / 'rows.jsonl').read_bytes()
-    status, printed = ended([*flags, '--config.only=good'], quick_compilation)
+    status, printed = ended([*flags, '--config.only=tuning'], quick_compilation)
     assert status == 0, printed
     assert printed.splitlines()[0] == f'{workdir}: 2 cells, 2 done before; 0 runs to go'
     assert (workdir / 'rows.jsonl').read_bytes() == content
@@ -369,3 +375,67 @@ def test_done_cells_are_skipped_and_another_base_is_refused(taught, settings, qu
     assert status == 2 and 'base.stages.long.lr: 0.001 -> 0.5' in printed
     status, printed = ended([*flags, '--table'], quick_compilation)
     assert status == 0 and 'long.mask_rate=0 ' in printed
+
+
+@pytest.fixture(scope='module')
+def compiled(taught, settings, quick_compilation):
+    """(work directory, what was printed) of --memory after the cells were taught."""
+    workdir, flags = settings
+    kept = sorted(workdir.glob('facts/compiled/*'))
+    status, printed = ended([*flags, '--config.only=tuning', '--memory'], quick_compilation)
+    assert status == 0, printed
+    assert sorted(workdir.glob('facts/compiled/*')) == kept  # the same programs: none anew
+    return workdir, printed
+
+
+def test_memory_of_all_variants_at_a_vits_shapes(compiled):
+    """Each at its own masking rate and at the others, the same whoever asked for it first."""
+    workdir, printed = compiled
+    found = {(one['variant'], one['rate']): one for one in read_jsonl(workdir / 'memory.jsonl')}
+    assert list(found) == [('base', 0.75), ('base', 0.0), ('long.mask_rate=0', 0.0)]
+    for one in found.values():
+        assert (one['size'], one['frames'], one['remat']) == ('B', 2, 'none')
+        assert one['tokens'] == {0.75: 4, 0.0: 16}[one['rate']]
+        # A ViT-B, its text tower and CLIP's vocabulary; parameters and moments, 12 bytes for each.
+        assert one['num_trained'] == one['num_parameters'] > 86e6 + 49_408 * 512
+        assert one['peak_bytes'] > 12 * one['num_parameters']
+    masked, whole, alone = found.values()
+    assert alone == whole | {'variant': 'long.mask_rate=0'}
+    assert masked['peak_bytes'] < whole['peak_bytes']
+    for row in read_jsonl(workdir / 'rows.jsonl'):
+        own = found[row['variant'], row['mask_rate']]
+        assert [{'variant': row['variant'], **one} for one in row['memory']] == [own]
+    lines = {tuple(line.split()) for line in printed.splitlines()}
+    for (variant, rate), one in found.items():
+        assert (variant, f'{100 * rate:g}%', 'none', f'{one["peak_bytes"] / 1e9:.2f}') in lines
+    assert ('variant', 'masked', 'remat', 'B', '2') in lines
+
+
+@pytest.mark.filterwarnings('default')  # those of the kernel's libraries
+def test_the_notebook_runs_on_what_was_taught_and_compiled(compiled):
+    """Each figure is there with its sentence; at one size there is no growth to draw."""
+    import nbclient
+    import nbformat
+
+    workdir, _ = compiled
+    folder = tiny_run.ROOT / 'notebooks'
+    notebook = nbformat.read(folder / 'memory_recall.ipynb', as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name='python3', resources={'metadata': {'path': str(folder)}}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, 'ROWS', str(workdir))
+        client.execute()
+    outputs = [out for cell in notebook.cells for out in cell.get('outputs', ())]
+    shown = [out.get('data', {}) for out in outputs]
+    said = [data['text/markdown'] for data in shown if 'text/markdown' in data]
+    assert sum('image/png' in data for data in shown) == 7
+    assert [one.partition(':')[2] for one in said if one.startswith('Not drawn')] == [
+        ' the rows have no variant of any grid compiled at ViT-B and L, 2 frames, remat none.',
+        ' the rows have no variant of image_to_video.',
+    ]
+    assert said[0].startswith('2 rows, seeds 0; ') and 'jax' in said[0]
+    assert any(one.startswith('At 2 frames 3 of 3 fit into 16 GB with ViT-B') for one in said)
+    printed = ''.join(out.get('text', out.get('data', {}).get('text/plain', '')) for out in outputs)
+    for heading in ('GFLOP/clip', 'masked'):  # of the table of rows, of that of memory
+        assert heading in printed

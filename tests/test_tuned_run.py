@@ -2,14 +2,17 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import long_vivit
-from long_vivit import export, interpolate, newcomers, train
+from long_vivit import export, interpolate, newcomers, recipe, train, tuning
 from long_vivit.checkpoints import read_flat
 from long_vivit.models import lora
-from long_vivit.names import below, flatten
+from long_vivit.names import below, flatten, unflatten
+from long_vivit.retrieval import encode_patches, encode_tokens
 from tests import tiny_run
 
 FIELDS = {
@@ -101,6 +104,40 @@ def test_a_loaded_model_has_its_pairs_merged(taught, tmp_path):
     out = ['--checkpoint', str(workdir), '--format', 'clip', '--out', str(tmp_path / 'clip')]
     with pytest.raises(ValueError, match='model.video.adapter_width: is 3; CLIP has none'):
         export.main(out)
+
+
+def test_what_is_exported_has_no_pairs_and_embeds_as_the_model_with_them(
+    taught, tiny_stories, tmp_path, capsys
+):
+    """The tensors of the file in a model without LoRA, against the checkpoint's with it."""
+    workdir, _ = taught
+    asked = ['--checkpoint', str(workdir), '--stage', 'short', '--format', 'safetensors']
+    assert export.main([*asked, '--out', str(tmp_path / 'out')]) == 0
+    assert 'scripts/torch_twin.py runs it' in capsys.readouterr().out
+    stored, params = load_file(tmp_path / 'out/model.safetensors'), params_of(workdir, 'short')
+    assert lora.has_lora(params) and not any('lora' in name for name in stored)
+    assert 'lora' not in (tmp_path / 'out/config.json').read_text()
+    paired = tiny_run.resolved(tiny_stories, workdir, **FIELDS)
+    plain = tuning.sized(paired, lora_rank=0)
+    without = {name: leaf for name, leaf in params.items() if 'lora/' not in name}
+    wanted, found, other = (
+        embedded(run, flat) for run, flat in ((paired, params), (plain, stored), (plain, without))
+    )
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    assert np.abs(other - wanted).max() > 1e-4  # pairs that were left out would be seen
+
+
+def embedded(run, flat):
+    """z of two videos and two texts, float32 [4, e], by the parameters in a model of `short`."""
+    like = jax.eval_shape(
+        lambda: recipe.model(run, run.stages[1], flat['text/embed'].shape[0], jax.random.key(0))
+    )
+    model, rng = unflatten(like, flat), np.random.default_rng(0)
+    patches = rng.integers(0, 256, (2, 8, 2 * 16 * 16 * 3), np.uint8)
+    where = np.broadcast_to(np.indices((2, 2, 2)).reshape(3, 8).T, (2, 8, 3))
+    z_video = encode_patches(model, patches, where)
+    z_text = encode_tokens(model, rng.integers(0, 20, (2, 16)), np.array([16, 5]))
+    return np.concatenate([z_video, z_text])
 
 
 def test_adapters_without_a_place_are_refused(taught, tiny_stories):

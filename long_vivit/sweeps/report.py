@@ -135,5 +135,5 @@ def gigabytes(num_bytes):
 def text(shown):
     """A rich table as plain text, never cut."""
     stream = io.StringIO()
-    Console(file=stream, width=400, color_system=None).print(shown)
+    Console(file=stream, width=400, color_system=None, force_jupyter=False).print(shown)
     return '\n'.join(one.rstrip() for one in stream.getvalue().rstrip().splitlines())

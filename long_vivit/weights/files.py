@@ -94,8 +94,9 @@ def _torch_file(path: Path) -> Tensors:
         import torch
     except ImportError:
         raise ValueError(
-            f'{path}: a {path.suffix} file is read by PyTorch, which is not installed here: `pip '
-            'install torch`, or save the state dict elsewhere with safetensors.torch.save_file'
+            f'{path}: a {path.suffix} file is read by PyTorch, which is not installed here: take '
+            "the extra `torch` (pip install -e '.[torch]', or pip install 'torch>=2.10'), or save "
+            'the state dict elsewhere with safetensors.torch.save_file'
         ) from None
     try:
         state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)

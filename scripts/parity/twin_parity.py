@@ -38,22 +38,24 @@ CASES = {  # name: fields of model.video, of model.text, of model
     'rotary': ({}, {'positions': 'rotary'}, {}),
     'rotary, causal': ({}, {'positions': 'rotary', 'kind': 'causal'}, {}),
     'tubelets of one frame': ({'tubelet': 1, 'pool': 'cls'}, {'kind': 'causal'}, {}),
+    'adapters': ({'adapter_width': 5, 'activation': 'quick_gelu'}, {}, {}),
 }  # fmt: skip
+BACKBONES = ('factorised', 'factorised_encoder', 'frames')  # which the twin has not
 TOWER = {'width': 32, 'depth': 3, 'heads': 4}
 
 
 def build(video, text, model, frames=8, pixels=48, text_length=12):
     """A DualEncoder with random values in every parameter, as a stage of a run would have it."""
     cfg = config.base_config()
-    cfg.run = ('short',)
+    cfg.run = ('image', 'short')  # adapters come behind a stage
     cfg.model.video.update(TOWER | {'patch': 16, **video})
     cfg.model.text.update(TOWER | text)
     cfg.model.update({'embed': 24} | model)
-    cfg.stages.short.update(
-        train='videos:none.jsonl', frames=frames, pixels=pixels, text_length=text_length
-    )
+    for name in cfg.run:
+        cfg.stages[name].update(train='videos:none.jsonl', pixels=pixels, text_length=text_length)
+    cfg.stages.short.update(frames=frames, tune='adapters' if video.get('adapter_width') else 'all')
     run = config.resolve(cfg)
-    made = recipe.model(run, run.stages[0], VOCAB, jax.random.key(0))
+    made = recipe.model(run, run.stages[1], VOCAB, jax.random.key(0))
     rng = np.random.default_rng(0)
     noise = {
         name: leaf + jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32)
@@ -71,6 +73,18 @@ def check(folder):
         params = {key: np.asarray(leaf) for key, leaf in flatten(model).items()}
         flat.write(place, params, architecture, '{}')
         yield from compare(name, model, torch_twin.load(place))
+    for backbone in BACKBONES:
+        video = flat.architecture(build({'backbone': backbone}, {}, {}))['video']
+        yield towers.Row(f'backbone {backbone}', 'refused', float(not refused(video)), limit=0)
+
+
+def refused(video):
+    """Whether the twin says that it cannot run such a video tower."""
+    try:
+        torch_twin.Twin({'video': video})
+    except ValueError as error:
+        return f"'backbone': {video['backbone']!r}" in str(error)
+    return False
 
 
 def compare(name, model, twin):
