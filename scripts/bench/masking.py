@@ -5,8 +5,9 @@
 
 The two steps are timed in turn in one process. With --recall, the long stage is also taught from
 the short stage of that work directory, with all tubelets and with a quarter of them chosen in each
-way of --kinds, for the same number of steps and each seed, and scored with all tubelets. The long
-stage takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
+way of --kinds, for the same number of steps and each seed, and scored with all tubelets; with
+--tail, the masked stages see all in their last steps; --start names other weights than those of
+that short stage. The long stage takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
 """
 
 import argparse
@@ -86,16 +87,17 @@ def speed(args):
 
 def recall(args):
     """Rows: R@1 of the long stage with all tubelets and with a quarter, from one short stage."""
-    short = Workdir(args.recall).checkpoints('short')
+    start = args.start or str(Workdir(args.recall).checkpoints('short'))
     yield header('masked', 'steps', 'R@1, %', *(f'seed {seed}' for seed in range(args.seeds)))
     for rate, kind in [*((0.75, kind) for kind in args.kinds), (0.0, 'tube')]:
         found, name = [], f'{kind} {rate:.0%}' if rate else 'none'
         for seed in range(args.seeds):
             fields = recipe_at(rate, kind, args)
-            fields.run, fields.seed, fields.init = ('long',), seed, str(short)
+            fields.run, fields.seed, fields.init = ('long',), seed, start
             fields.workdir = f'{args.recall}_{name.replace(" ", "_").rstrip("%")}_seed{seed}'
             fields.eval.ablations = False
             fields.stages.long.steps = args.steps
+            fields.stages.long.unmasked_tail = args.tail if rate else 0.0
             train.train(config.resolve(fields))
             ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
             ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
@@ -124,6 +126,8 @@ def main():
     parser.add_argument('--kinds', nargs='+', default=['tube'])
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--recall', default='', metavar='WORKDIR')
+    parser.add_argument('--start', default='', metavar='CHECKPOINTS')
+    parser.add_argument('--tail', type=float, default=0.0, help='share of the steps')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=100)
     record_argument(parser)
