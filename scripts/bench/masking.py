@@ -7,7 +7,8 @@ The two steps are timed in turn in one process. With --recall, the long stage is
 the short stage of that work directory, with all tubelets and with a quarter of them chosen in each
 way of --kinds, for the same number of steps and each seed, and scored with all tubelets; with
 --tail, the masked stages see all in their last steps; --start names other weights than those of
-that short stage. The long stage takes the patch and tubelet of --patch and --tubelet; the work directory must have the same.
+that short stage. The long stage takes the patch and tubelet of --patch and --tubelet; the work
+directory must have the same.
 """
 
 import argparse
