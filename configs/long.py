@@ -62,7 +62,7 @@ def small(config: ConfigDict) -> None:
         image_train='shape_stories/image:train',  # every tenth batch, so that looks are kept up
         image_ratio=0.1,
         batch=32,
-        steps=660,
+        steps=780,
         lr=1.5e-3,
     )
     config.stages.long = base.stage(
