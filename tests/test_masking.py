@@ -97,7 +97,7 @@ def test_in_words():
 )
 def test_refused(changes, words):
     cfg = long.get_config()
-    cfg.stages.short.update(changes)
+    cfg.stages.short.update(steps=600, **changes)
     with pytest.raises(ValueError) as caught:
         config.check(cfg)
     assert words in str(caught.value) and 'one fault' in str(caught.value)
