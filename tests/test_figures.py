@@ -202,8 +202,10 @@ def test_memory_over_frames_with_the_line():
         for f, r, x in ((16, 0.0, 4e9), (128, 0.0, 17e9), (16, 0.75, 3e9), (128, 0.75, 6e9))
     ]
     figure, said = figures.memory(found)
-    assert said.startswith('At 128 frames 1 of 2 fit into 16 GB') and 'base, 75% masked' in said
+    assert 'At 128 frames 1 of these fit into 16 GB' in said and 'base, 75% masked.' in said
     assert len(figure.axes[0].lines) == 3
+    figure, said = figures.memory(found + [one | {'variant': 'other'} for one in found])
+    assert len(figure.axes[0].lines) == 3 and 'base, 75% masked (and 1 more).' in said
     text = report.memory_table(found, SETTINGS)
     assert '17.00*' in text and '6.00 ' in text and 'L 128' in text
 

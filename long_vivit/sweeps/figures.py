@@ -163,7 +163,7 @@ def order(found):
 
 
 def memory(found, size='B', remat='none', limit_gb=16.0):
-    """Compiled memory over frames, a line for each variant at its masking rate.
+    """Compiled memory over frames, a line for each variant at its masking rate; one for equal ones.
 
     found: rows of memory.jsonl.
     """
@@ -174,6 +174,7 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
             lines.setdefault(label, []).append((one['frames'], one['peak_bytes'] / 1e9))
     if not lines:
         return None, f'Nothing was compiled at ViT-{size} with remat {remat}.'
+    num_variants, lines = len(lines), _equal_ones(lines)
     width, height = (7.5, 4.8) if len(lines) <= FEW else (11, 1 + 0.2 * len(lines))
     figure, axes = _axes(f'Compiled memory at ViT-{size}', height=max(4.8, height), width=width)
     for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
@@ -185,9 +186,20 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
     longest = max(one[0] for points in lines.values() for one in points)
     fit = [label for label, points in lines.items() if dict(points).get(longest, 1e9) <= limit_gb]
     return figure, (
-        f'At {longest} frames {len(fit)} of {len(lines)} fit into {limit_gb:g} GB with ViT-{size}: '
-        f'{"; ".join(fit) or "none"}.'
+        f'{num_variants} variants have {len(lines)} different curves. At {longest} frames '
+        f'{len(fit)} of these fit into {limit_gb:g} GB with ViT-{size}: {"; ".join(fit) or "none"}.'
     )
+
+
+def _equal_ones(lines):
+    """{label: points} with equal points once, under the first label and how many more there are."""
+    labels = {}
+    for label, points in lines.items():
+        labels.setdefault(tuple(sorted(points)), []).append(label)
+    return {
+        names[0] + (f' (and {len(names) - 1} more)' if len(names) > 1 else ''): points
+        for points, names in labels.items()
+    }
 
 
 def last_stage(found):
