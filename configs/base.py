@@ -267,24 +267,21 @@ def sight() -> dict:
         #               high and far apart) | KERNEL/STRIDE@OFFSET+..., each TxHxW in frames and
         #               pixels: 8x8x8/16x32x32+4x12x12/16x32x32@0x16x16; '' = tubelets
         'token_budget': 0,  # k patches of each video, however long: of as many frames as it has
-        #                     at fps, at most frames; of a longer one the first frames / fps
-        #                     seconds are seen; in training and in scoring; 0 = all patches, but
-        #                     for those masked
+        #                     at fps, at most frames (of a longer one the first frames / fps
+        #                     seconds); when scoring too; 0 = all patches, but for those masked
         'sampler': 'rand_seg',  # when training: a name in long_vivit/inputs/samplers.py
         'eval_sampler': 'mid',  # when scoring: the same names, but none that draws
         'fps': 1.0,  # frames per second, for the samplers fps and first_fps; > 0
         'mask_kind': 'tube',  # which patches are left out: random | slice | tube | frame |
         #                       motion (drawn too, but the more they change the rarer; all
         #                       frames must be decoded for that)
-        'motion_uniform': 0.2,  # of mask_kind motion: share of a patch's chance to be seen that
-        #                         is the same for all, the rest goes by how much it changes; 0
-        #                         to 1
+        'motion_uniform': 0.2,  # of mask_kind motion: share of the chance to be seen that is the
+        #                         same for all patches, the rest goes by their change; 0 to 1
         'mask_rate': 0.0,  # share of the patches left out when training; 0 to 0.95
         'mask_schedule': '',  # other rates, each from a share of the steps on: 0.5=0.75,0.8=0.5
         #                       masks from the half on 75%, from four fifths on 50%; a rate is a
         #                       program of its own; '' = mask_rate throughout
-        'unmasked_tail': 0.0,  # share of the steps, the last ones, that leave no patch out;
-        #                        0 <= x < 1
+        'unmasked_tail': 0.0,  # share of the steps, the last ones, that see all; 0 <= x < 1
     }
 
 

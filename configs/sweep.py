@@ -1,6 +1,6 @@
 """A grid of variants on the built-in stories, to choose how to pay for long videos.
 
-    configs/sweep.py          the findings below, on films of a minute: a day on a laptop
+    configs/sweep.py          the findings below, on films of a minute: many hours
     configs/sweep.py:laptop   the same questions, smaller: less than an hour
     configs/sweep.py:tiny     three cells of some seconds, for tests
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from long_vivit import command_line, config
+from long_vivit import command_line, config, stories
 from long_vivit.stop import Signalled, Signals, words
 from long_vivit.sweeps import grid, jobs, report, rows
 from long_vivit.workdir import Workdir, changed_fields, locked, writable
@@ -51,6 +51,7 @@ def main(sweep):
             Signals(),
         ):
             keep_base(sweep, of_rows=not MEMORY.value)
+            stories.build_missing(sweep.base, say)  # here, or jobs would build them side by side
             with jobs.Pool(shares, sweep.workdir / 'logs') as pool:
                 return (compile_all if MEMORY.value else teach)(sweep, pool)
     except Signalled as signalled:

@@ -95,7 +95,7 @@ def test_kinds_are_compared_with_each_other_at_the_same_rate():
     said = findings.kinds(found)
     assert 'motion over random: +1.0 at 75%, -2.0 at 90%' in said
     assert 'random over the base: +1.0 at 75%;' in said
-    assert 'long.unmasked_tail=0.2 over the base: +6.0.' in said
+    assert 'an unmasked tail over the base: +6.0.' in said
 
 
 def of_order(**twins):
@@ -176,6 +176,12 @@ def test_one_seed_and_noise_are_said():
     assert findings.held('x', True, [one]) == 'The paper: x; these rows agree (one seed).'
     noisy = deltas.Delta(0.5, 2.0)
     assert 'within the noise of the seeds' in findings.held('x', True, [noisy])
+    sure = deltas.Delta(-5.0, 1.0)
+    said = findings.held_by('x', lambda mean: mean > 0, noisy, sure)
+    assert said == 'The paper: x; these rows disagree.'  # the noisy one does not speak against it
+    said = findings.held_by('x', lambda mean: mean > 1, noisy)
+    assert said == 'The paper: x; these rows disagree, within the noise of the seeds.'
+    assert 'missing' in findings.held_by('x', bool, None)
 
 
 def test_recall_is_drawn_over_memory_with_the_spread_of_the_seeds():
@@ -191,7 +197,14 @@ def test_recall_is_drawn_over_memory_with_the_spread_of_the_seeds():
 def test_memory_growth_and_order():
     figure, said = figures.growth(falling(0.2))
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([150, 50, 150, 50])
-    assert said.startswith('From B to L memory grows by 50%')
+    assert said.startswith('From B to L memory grows by 50%') and 'are missing' in said
+    others = [
+        row({BACKBONE: name}, 0.3, gb=(4, x)) for name, x in (('frames', 9), ('factorised', 12))
+    ]
+    assert 'these rows agree' in figures.growth([row({}, 0.5), *others])[1]
+    assert 'these rows disagree' in figures.growth([row({}, 0.5, gb=(4, 13)), *others])[1]
+    others[0]['memory'] = row({}, 0.3, gb=(4, 13))['memory']
+    assert 'these rows disagree' in figures.growth([row({}, 0.5), *others])[1]
     figure, _ = figures.order(falling(0.2))
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([90, 90, 51, 50])
 

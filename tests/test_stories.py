@@ -5,7 +5,9 @@ import types
 
 import pytest
 
-from long_vivit import stories
+from configs import sweep as recipes
+from long_vivit import stories, sweep
+from long_vivit.sweeps import grid
 from tests import tiny_run
 
 
@@ -47,3 +49,15 @@ def test_a_build_that_fails_ends_the_run(build, tmp_path):
     build.status = 1
     with pytest.raises(ValueError, match=r'data\.dir: .*shape_stories could not be built'):
         stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), print)
+
+
+def test_a_sweep_builds_them_once_before_its_jobs_do(build, tmp_path, monkeypatch):
+    cfg = recipes.get_config('tiny')
+    cfg.workdir, cfg.base.data.dir = str(tmp_path / 'sweep'), str(tmp_path)
+    for flag, value in (('JOBS', 2), ('TABLE', False), ('MEMORY', False)):
+        monkeypatch.setattr(sweep, flag, types.SimpleNamespace(value=value))
+    build.status = 1  # so that it goes no further
+    with pytest.raises(ValueError, match='shape_stories could not be built'):
+        sweep.main(grid.read(cfg))
+    assert build.folders == [str(tmp_path)]
+    assert not any(tmp_path.glob('sweep/cells/*'))

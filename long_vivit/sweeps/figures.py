@@ -41,10 +41,10 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
             (gigabytes(mine[0], shape), *map(_points, rows.spread(map(measure, mine))), rate)
             for rate, mine in rates.items()
         ]
-        lines[label] = [p for p in points if p[0] is not None and p[1] is not None]
-    if not any(lines.values()):
+        if points := [p for p in points if p[0] is not None and p[1] is not None]:
+            lines[label] = points
+    if not lines:
         return None
-    lines = {label: points for label, points in lines.items() if points}
     figure, axes = _axes(title, width=7.5 if len(lines) <= FEW else 11)
     for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
         colour = style['color']
@@ -85,7 +85,7 @@ def inputs(found, shape=SHAPE):
 
 
 def kinds(found, shape=SHAPE):
-    """Which patches are left out: random, slices, tubes, by motion."""
+    """Which patches are left out: by tubes, at random, by motion."""
     mine = deltas.of_grid(found, 'masking')
     figure = recall_against_memory(mine, 'Which patches are left out', shape=shape)
     if figure is None:
@@ -108,9 +108,9 @@ def long_stage(found, shape=SHAPE, limit_gb=16.0):
 def image_to_video(found):
     """R@1 of short videos behind images, by what of the encoder is trained."""
     mine = deltas.of_grid(found, 'image_to_video')
-    figure = _bars(mine, rows.recall, 'From images to short videos')
-    if figure is None:
+    if not mine:
         return None, 'Not drawn: the rows have no variant of image_to_video.'
+    figure = _bars(_spreads(mine, rows.recall), 'From images to short videos')
     figure.axes[0].set_xlabel('R@1, mean of both ways (%)')
     return figure, findings.image_to_video(mine)
 
@@ -129,32 +129,31 @@ def all_variants(found, shape=SHAPE, limit_gb=None):
 def growth(found, shape=SHAPE):
     """Figure 4 (CVPR: 3): how much more memory a variant takes at ViT-L than at ViT-B."""
     _, frames, remat = shape
-    shares = {
-        variant: deltas.growth(mine[0], frames, remat)
-        for variant, mine in rows.by_variant(found).items()
-    }
+    variants = rows.by_variant(found)
+    shares = {variant: deltas.growth(mine[0], frames, remat) for variant, mine in variants.items()}
     shares = {variant: 100 * x for variant, x in shares.items() if x is not None}
     if not shares:
         return None, _missing('any grid', ('B and L', frames, remat))
-    figure, axes = _axes('Memory growth from ViT-B to ViT-L', height=1 + 0.32 * len(shares))
-    axes.barh(list(shares), list(shares.values()), color=COLOURS[0])
-    axes.invert_yaxis()
-    axes.set_xlabel(f'more memory at ViT-L than at ViT-B, {frames} frames (%)')
+    figure = _bars({v: (x, None) for v, x in shares.items()}, 'Memory growth from ViT-B to ViT-L')
+    figure.axes[0].set_xlabel(f'more memory at ViT-L than at ViT-B, {frames} frames (%)')
     low, high = min(shares, key=shares.get), max(shares, key=shares.get)
     said = (
         f'From B to L memory grows by {shares[low]:.0f}% ({low}) to {shares[high]:.0f}% ({high}).'
     )
-    joint, factorised = shares.get('base'), shares.get('backbone=factorised')
-    holds = None if None in (joint, factorised) else factorised > joint
-    return figure, f'{said} ' + findings.held('factorised attention grows the most', holds)
+    alike = [v for v in shares if deltas.changes(variants[v][0]).keys() <= {'backbone'}]
+    there = {'base', 'backbone=factorised'} <= set(alike)
+    holds = max(alike, key=shares.get) == 'backbone=factorised' if there else None
+    claim = 'of the backbones, masked alike, factorised attention grows the most'
+    return figure, f'{said} {findings.held(claim, holds)}'
 
 
 def order(found):
     """Order twins by variant, with the line of chance."""
     found = last_stage(found)
-    figure = _bars(found, deltas.twins, 'Order twins told apart')
-    if figure is None:
+    told = _spreads(found, deltas.twins)
+    if not told:
         return None, 'No row has order twins.'
+    figure = _bars(told, 'Order twins told apart')
     (axes,) = figure.axes
     axes.axvline(50, color='#3f3f3f', linestyle=':')
     axes.set_xlim(0, 100)
@@ -212,17 +211,18 @@ def peaks_of(found, shape):
     return {name: gigabytes(mine[0], shape) for name, mine in rows.by_variant(found).items()}
 
 
-def _bars(found, measure, title):
-    """A bar for each variant: the mean of a share over its seeds, and their spread; or None."""
-    told = {
-        variant: rows.spread(map(measure, mine)) for variant, mine in rows.by_variant(found).items()
-    }
-    told = {variant: spread for variant, spread in told.items() if spread[0] is not None}
-    if not told:
-        return None
+def _spreads(found, measure):
+    """{variant: (mean, deviation or None)} of a share over its seeds, in percent."""
+    told = {name: rows.spread(map(measure, mine)) for name, mine in rows.by_variant(found).items()}
+    return {name: tuple(map(_points, one)) for name, one in told.items() if one[0] is not None}
+
+
+def _bars(told, title):
+    """A bar for each label of {label: (length, error or None)}."""
     figure, axes = _axes(title, height=1 + 0.32 * len(told))
-    means, spreads = zip(*[map(_points, spread) for spread in told.values()], strict=True)
-    axes.barh(list(told), means, xerr=[x or 0 for x in spreads], color=COLOURS[2], capsize=3)
+    lengths, errors = zip(*told.values(), strict=True)
+    bars = [x or 0 for x in errors] if any(errors) else None
+    axes.barh(list(told), lengths, xerr=bars, color=COLOURS[2], capsize=3)
     axes.invert_yaxis()
     return figure
 

@@ -10,25 +10,32 @@ from long_vivit.sweeps.deltas import against, changes, delta, lines_of, those, t
 CHANCE, MARGIN = 50.0, 5.0  # of order twins, in percent: within MARGIN of CHANCE is blind to order
 ALLOWED = 2.0  # points of recall that count as nothing lost
 MASKS = {'mask_rate', 'mask_kind', 'unmasked_tail'}  # fields that are masking and nothing else
+CUTS = {'patch', 'tubelet', 'tubes', 'token_budget'}  # fields of how a video is cut
 
 
 def held(claim, holds, deltas=()):
     """'The paper: CLAIM; these rows agree.' - or disagree, or cannot tell it from the seeds.
 
-    holds: None where rows are missing. They cannot tell where a Delta's error is larger than it is.
+    Args:
+      holds: None where rows are missing.
+      deltas: what decides it: all that it rests on where it holds, else those that speak against
+        it. A Delta cannot tell where its error is larger than it is.
     """
     if holds is None:
         return f'The paper: {claim}; the rows for it are missing.'
-    unsure = [d for d in deltas if d.error is not None and abs(d.mean) < d.error]
+    unsure = [d.error is not None and abs(d.mean) < d.error for d in deltas]
     word = 'agree' if holds else 'disagree'
-    doubt = ', within the noise of the seeds' if unsure else ''
+    noise = any(unsure) if holds else bool(unsure) and all(unsure)
+    doubt = ', within the noise of the seeds' if noise else ''
     one = any(d.error is None for d in deltas)
     return f'The paper: {claim}; these rows {word}{doubt}{" (one seed)" if one else ""}.'
 
 
-def held_by(claim, d, test):
-    """`held` for one Delta, or None of it, by a test of its mean."""
-    return held(claim, None if d is None else test(d.mean), [d] if d else [])
+def held_by(claim, test, *deltas):
+    """`held` where each of the Deltas that are there passes a test of its mean."""
+    there = [d for d in deltas if d is not None]
+    against_it = [d for d in there if not test(d.mean)]
+    return held(claim, not against_it if there else None, against_it or there)
 
 
 def masking(found, base='base', rate=0.75):
@@ -44,10 +51,10 @@ def masking(found, base='base', rate=0.75):
     said = [f'From no masking to {rate:.0%}, R@1 changes by {told} points.']
     own = losses.pop(base, None)
     claim = f'joint space-time attention keeps within {ALLOWED:g} points'
-    said.append(held_by(claim, own, lambda mean: mean >= -ALLOWED))
+    said.append(held_by(claim, lambda mean: mean >= -ALLOWED, own))
     if own and losses:
-        falls = all(loss.mean < own.mean for loss in losses.values())
-        said.append(held('the other backbones fall by more', falls, list(losses.values())))
+        claim = 'the other backbones fall by more'
+        said.append(held_by(claim, lambda mean: mean < own.mean, *losses.values()))
     return ' '.join(said)
 
 
@@ -64,23 +71,16 @@ def kinds(found):
         told = {rate: delta(above[rate], below[rate]) for rate in above if rate in below}
         if told := [f'{d} at {rate:.0%}' for rate, d in told.items() if d]:
             said.append(f'{kind} over {other}: {", ".join(told)}')
-    for label, d in against(found).items():
-        if label.endswith('.unmasked_tail') or '.unmasked_tail=' in label:
-            said.append(f'{label} over the base: {d}')
+    if d := delta(those(found, 'unmasked_tail'), those(found)):
+        said.append(f'an unmasked tail over the base: {d}')
     return f'In points of R@1, {"; ".join(said)}.' if said else ''
 
 
 def coarser(found):
     """Whether coarse time, coarse space, tubes and a budget of tokens stay below masking."""
-    told = {
-        variant: d
-        for variant, d in against(found).items()
-        if {'patch', 'tubelet', 'tubes', 'token_budget'}
-        & changes(rows.by_variant(found)[variant][0]).keys()
-    }
-    holds = all(d.mean < 0 for d in told.values()) if told else None
+    mine = [row for row in found if changes(row).keys() & CUTS or not changes(row)]
     claim = 'masking beats coarse time, coarse space, tubes and a budget at equal tokens'
-    return held(claim, holds, list(told.values()))
+    return held_by(claim, lambda mean: mean < 0, *against(mine).values())
 
 
 def order(found):
@@ -139,7 +139,7 @@ def _time_and_space(found):
     claim = 'coarse time hurts order more than coarse space'
     if d is not None:
         claim += f' (here by {-d.mean:.1f} points of order twins)'
-    return held_by(claim, d, lambda mean: mean < 0)
+    return held_by(claim, lambda mean: mean < 0, d)
 
 
 def tuning(found, peaks):
@@ -160,10 +160,10 @@ def tuning(found, peaks):
         f'Against the base: {words or "nothing to compare"}.',
         held('the last four layers take a third of the memory of all, both with 75% masked',
              None if saved is None else saved >= 3 - 0.05),
-        held_by(f'they lose nothing ({ALLOWED:g} points or less)', lost,
-                lambda mean: mean >= -ALLOWED),
+        held_by(f'they lose nothing ({ALLOWED:g} points or less)',
+                lambda mean: mean >= -ALLOWED, lost),
         held_by('adapters lose nothing from short videos to long ones',
-                delta(adapters, those(found)), lambda mean: mean >= -ALLOWED),
+                lambda mean: mean >= -ALLOWED, delta(adapters, those(found))),
     ])  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def image_to_video(found):
     by = '' if d is None else f' (here by {d} points)'
     return (
         f'From images to short videos, against all trained, in points of R@1: {told or "no rows"}. '
-        + held_by(claim + by, d, lambda mean: mean > 0)
+        + held_by(claim + by, lambda mean: mean > 0, d)
     )
 
 
@@ -201,7 +201,6 @@ def at_equal_memory(found, peaks, near=1.05):
         if d is not None:
             deltas.append(d)
             said.append(f'{best} over {name} {d}')
-    holds = all(d.mean > 0 for d in deltas) if deltas else None
-    return f'In no more memory, in points of R@1: {"; ".join(said) or "no rows"}. ' + held(
-        'masking beats every other saving', holds, deltas
+    return f'In no more memory, in points of R@1: {"; ".join(said) or "no rows"}. ' + held_by(
+        'masking beats every other saving', lambda mean: mean > 0, *deltas
     )

@@ -13,7 +13,12 @@ from long_vivit.sweeps import rows
 
 def settings(folder):
     """The section `memory` that a sweep's rows were made with."""
-    return vars(config.from_json((Path(folder) / 'sweep.json').read_text()).memory)
+    return vars(_stored(folder).memory)
+
+
+def _stored(folder):
+    """What the cells of a sweep's folder share."""
+    return config.from_json((Path(folder) / 'sweep.json').read_text())
 
 
 def about(found, folder):
@@ -22,23 +27,18 @@ def about(found, folder):
     def each(values):
         return ', '.join(dict.fromkeys(map(str, values))) or 'none'
 
+    shared = ''
+    if first := _stored(folder).seeds_from:
+        shared = (
+            f' The stages before `{first}` were taught once, for all seeds: error bars do not hold '
+            'what those would differ by.'
+        )
     return (
         f'{len(found)} rows, seeds {each(row["seed"] for row in found)}; '
         f'{each(row["protocol"]["data"] for row in found)}; device '
         f'{each(row["device"] for row in found)}; jax '
         f'{each(row["versions"]["jax"] for row in found)}; commit '
-        f'{each(row["commit"][:12] for row in found)}.{_shared(folder)}'
-    )
-
-
-def _shared(folder):
-    """What the seeds have in common, ' ...' or ''."""
-    sweep = config.from_json((Path(folder) / 'sweep.json').read_text())
-    if not sweep.seeds_from:
-        return ''
-    return (
-        f' The stages before `{sweep.seeds_from}` were taught once, for all seeds: error bars do '
-        'not hold what those would differ by.'
+        f'{each(row["commit"][:12] for row in found)}.' + shared
     )
 
 
