@@ -55,6 +55,15 @@ def memory() -> dict:
         'batch': 1,  # pairs in a step, >= 1
         'dtype': 'bfloat16',  # of activations: float32 | bfloat16
         'limit_gb': 16.0,  # 10^9 bytes, the line that is drawn; the paper's is 16; > 0
+        # Video-to-text: a frozen language model looks at the video. With the vocabulary of CLIP
+        # about 350M parameters, where the paper's smaller one has 400M of a kind it does not name.
+        'language': {
+            'width': 1024,  # a multiple of heads
+            'depth': 24,  # layers, each with a new look at the video; >= 1
+            'heads': 16,  # >= 1
+            'latents': 64,  # what the resampler makes of a video; >= 1
+            'resampler_depth': 6,  # layers of it; >= 1
+        },
     }
 
 

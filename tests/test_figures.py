@@ -4,6 +4,7 @@ The notebook that shows them runs in test_sweep.py, on the rows of a sweep that 
 """
 
 import matplotlib
+import numpy as np
 import pytest
 
 from long_vivit.sweeps import deltas, findings, grid, report, rows
@@ -221,6 +222,31 @@ def test_memory_over_frames_with_the_line():
     assert len(figure.axes[0].lines) == 3 and 'base, 75% masked (and 1 more).' in said
     text = report.memory_table(found, SETTINGS)
     assert '17.00*' in text and '6.00 ' in text and 'L 128' in text
+
+
+def test_memory_of_both_uses_of_an_encoder():
+    """A point for each variant, at its own masking rate; those without video-to-text have none."""
+    found = of_tuning() + [row({LONG + 'tubes': 'tubevit'}, 0.4)]
+    taken = dict(zip((one['variant'] for one in found), (7.0, 7.0, 7.2, None), strict=True))
+    memory = [
+        {'variant': one['variant'], 'rate': rate, **one['memory'][0],
+         'video_to_text_bytes': x and x * 1e9} | {'rate': rate}
+        for one in found for rate in (0.0, 0.75) for x in [taken[one['variant']]]
+    ]  # fmt: skip
+    figure, said = figures.video_to_text(found, memory)
+    (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 3]
+    np.testing.assert_allclose(dots.get_offsets(), [(9, 7), (3, 7), (6, 7.2)])
+    np.testing.assert_allclose(dots.get_array(), [50, 50, 49])
+    assert said.startswith(
+        'The contrastive step takes 3.00 GB (long.last_layers=1) to 9.00 GB (base), 3.0 times as '
+        'much; video-to-text on the same encoders, frozen and unmasked, 7.00 GB (base) to 7.20 GB '
+        '(adapter_width=32,long.tune=adapters+stem), 1.0 times as much. '
+    )
+    assert said.count('these rows agree') == 2
+    for one in memory:
+        one['video_to_text_bytes'] = {'base': 7e9}.get(one['variant'], 6.9e9)
+    assert figures.video_to_text(found, memory)[1].count('these rows disagree') == 1
+    assert figures.video_to_text(found, [])[0] is None
 
 
 def test_what_is_missing_is_said_and_not_drawn():

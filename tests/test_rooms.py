@@ -23,7 +23,7 @@ ONLY = {  # library -> the modules that may import it
     'grain': {'long_vivit.inputs.pipeline'},
     'ml_collections': {'long_vivit.config', 'long_vivit.command_line', 'configs'},
     'tensorflow': set(),
-    'matplotlib': {'long_vivit.sweeps.figures'},
+    'matplotlib': {'long_vivit.sweeps.drawing'},
     'torch': {'long_vivit.weights.files'},  # for .pt files, when one is named
 }
 NEVER = {  # module -> libraries and modules that it may not import

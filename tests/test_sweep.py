@@ -95,12 +95,14 @@ def test_all_faults_at_once():
         seeds_from='longer',
     )  # fmt: skip
     cfg.memory.update(sizes=('S',), patch=0, frames=(1,))
+    cfg.memory.language.update(width=30, heads=4, depth=0)
     head, *lines = faults_of(cfg)
-    assert head == 'the sweep has 9 faults:'
+    assert head == 'the sweep has 11 faults:'
     for line, start in zip(lines, (
         'seeds: (0, 0)', "seeds_from: 'longer'", "only: 'd'", f'grids.a: {RATE}: 0.5; it must be',
         'grids.b: seed: no axis; name them in seeds', 'grids.c: it must be a tuple of dicts',
-        'memory.patch: 0', "memory.sizes: 'S'", 'memory.frames: 1',
+        'memory.patch: 0', 'memory.language.depth: 0',
+        'memory.language.width: 30 is no multiple of the 4 heads', "memory.sizes: 'S'", 'memory.frames: 1',
     ), strict=True):  # fmt: skip
         assert line.startswith(start), line
 
@@ -268,6 +270,7 @@ def settings(tiny_stories, tmp_path_factory, one_device):
         "    config.grids['worse'] = ({'stages.long.train': ('videos:none.jsonl',)},)\n"
         "    config.memory.update(sizes=('B',), frames=(2,), rates=(0.0,), pixels=64,\n"
         "                         text_length=8, dtype='float32')\n"
+        '    config.memory.language.update(width=32, depth=2, heads=2)\n'
         '    config.base.checkpoint.every = 1\n'
         f'    config.base.data.dir = {str(tiny_stories)!r}\n'
         f'    config.workdir = {str(folder / "sweep")!r}\n'
@@ -400,6 +403,7 @@ def test_memory_of_all_variants_at_a_vits_shapes(compiled):
         assert one['num_trained'] == one['num_parameters'] > 86e6 + 49_408 * 512
         assert one['peak_bytes'] > 12 * one['num_parameters']
     masked, whole, alone = found.values()
+    assert masked['video_to_text_bytes'] == whole['video_to_text_bytes'] > 4 * 86e6  # all unmasked
     assert alone == whole | {'variant': 'long.mask_rate=0'}
     assert masked['peak_bytes'] < whole['peak_bytes']
     for row in read_jsonl(workdir / 'rows.jsonl'):
@@ -429,7 +433,7 @@ def test_the_notebook_runs_on_what_was_taught_and_compiled(compiled):
     outputs = [out for cell in notebook.cells for out in cell.get('outputs', ())]
     shown = [out.get('data', {}) for out in outputs]
     said = [data['text/markdown'] for data in shown if 'text/markdown' in data]
-    assert sum('image/png' in data for data in shown) == 7
+    assert sum('image/png' in data for data in shown) == 8
     assert [one.partition(':')[2] for one in said if one.startswith('Not drawn')] == [
         ' the rows have no variant of any grid compiled at ViT-B and L, 2 frames, remat none.',
         ' the rows have no variant of image_to_video.',

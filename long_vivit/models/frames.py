@@ -40,8 +40,10 @@ class OverTime(nnx.Module):
         self.trunk = Trunk(width, depth, heads, rngs=rngs, **mixing, **block) if layers else None
 
     def __call__(self, x):
-        if self.map is not None:
-            return self.map(x)
+        return self.layers(x).mean(1) if self.map is None else self.map(x)
+
+    def layers(self, x):
+        """The slices as they leave the layers over time, where there are any: float32 [b, t, d]."""
         if self.trunk is not None:
             x = self.trunk(x.astype(self.trunk.blocks.attention.dtype))
-        return x.astype(jnp.float32).mean(1)
+        return x.astype(jnp.float32)

@@ -133,6 +133,12 @@ class VideoEncoder(nnx.Module):
         if self.backbone != 'joint':
             cuts = {'num_frozen': num_frozen, 'num_still': num_still}
             return self.projected(self._by_slices(patches, where, **cuts))
+        x, lengths = self.joint(patches, where, num_frozen=num_frozen, num_still=num_still)
+        return self.pooled(x, lengths if self.padded else None)
+
+    def joint(self, patches, where, **cuts):
+        """Of the backbone 'joint': the tokens as they leave the trunk, [b, n, d], and how many of
+        them are looked at, [b], or None for all."""
         x, lengths = self.tokens(patches, where), None
         if self.padded:
             lengths = (where[..., 0] >= 0).sum(1, dtype=jnp.int32)
@@ -140,8 +146,7 @@ class VideoEncoder(nnx.Module):
             x, lengths = self._with_cls(x, lengths)
         if self.norm_input is not None:
             x = self.norm_input(x)
-        x = self.trunk(x, lengths, num_frozen=num_frozen, num_still=num_still, axis=SEQ)
-        return self.pooled(x, lengths if self.padded else None)
+        return self.trunk(x, lengths, axis=SEQ, **cuts), lengths
 
     def pooled(self, x, lengths=None):
         """What the trunk returned, [b, n, d] -> z_video; lengths [b]: the tokens that are real."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from long_vivit import config, estimate, sharding, start, trained
-from long_vivit.sweeps import shapes
+from long_vivit.sweeps import captioning, shapes
 from long_vivit.sweeps.grid import digest
 from long_vivit.writers import write_json_atomic
 
@@ -29,9 +29,11 @@ def main(path):
     found = own(run, start.tokenizer(run).vocab_size, mesh)
     found['memory'] = []
     for shape, other in shapes.wanted(run, base, request['memory'], request['rates']):
-        peak = at_size(other, Path(request['cache']), mesh)
-        found['memory'].append(shape | peak)
-        print(f'{shape}: {peak["peak_bytes"] / 1e9:.2f} GB ({peak["seconds"]:.0f} s)', flush=True)
+        begun = time.monotonic()
+        taken = at_size(other, request['memory']['language'], Path(request['cache']), mesh)
+        found['memory'].append(shape | taken)
+        took = f'{taken["peak_bytes"] / 1e9:.2f} GB ({time.monotonic() - begun:.0f} s)'
+        print(f'{shape}: {took}', flush=True)
     write_json_atomic(request['out'], {'request': digest(request), **found})
 
 
@@ -47,19 +49,25 @@ def own(run, vocab, mesh):
     }
 
 
-def at_size(run, folder, mesh):
-    """The stage of a Run at a ViT size; its peak from `folder` where the same step was compiled.
+def at_size(run, language, folder, mesh):
+    """Of the stage of a Run at a ViT size, and of video-to-text on its encoder: compiled peaks."""
+    program, state, batch = estimate.lowered(run, run.stages[0], shapes.VOCAB, mesh)
+    found = {'peak_bytes': peak(program, folder)}
+    reading = captioning.lowered(run, language)
+    found['video_to_text_bytes'] = None if reading is None else peak(reading, folder)
+    return {'tokens': batch['where'].shape[1], **counts(state), **found}
+
+
+def peak(program, folder):
+    """Peak bytes of a lowered program; from `folder` where the same was compiled before.
 
     The same is what lowers to the same program: seeds, data and many other fields do not matter.
     """
-    stage, begun = run.stages[0], time.monotonic()
-    program, state, batch = estimate.lowered(run, stage, shapes.VOCAB, mesh)
     file = folder / f'{digest(f"{jax.__version__} {program.as_text()}")}.json'
     if not file.exists():
-        found = program.compile(compiler_options=estimate.OPTIONS).memory_analysis()
-        seconds = round(time.monotonic() - begun, 1)
-        write_json_atomic(file, {'peak_bytes': estimate.peak(found), 'seconds': seconds})
-    return {'tokens': batch['where'].shape[1], **counts(state), **json.loads(file.read_text())}
+        compiled = program.compile(compiler_options=estimate.OPTIONS)
+        write_json_atomic(file, {'peak_bytes': estimate.peak(compiled.memory_analysis())})
+    return json.loads(file.read_text())['peak_bytes']
 
 
 def counts(state):

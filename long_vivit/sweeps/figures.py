@@ -5,13 +5,8 @@ whether they agree with the paper (arXiv 2312.07395v1), which prints no values: 
 is which way things go. Where rows are missing there is no figure, and the sentence says so.
 """
 
-import matplotlib.pyplot as plt
+from long_vivit.sweeps import deltas, drawing, findings, rows
 
-from long_vivit.sweeps import deltas, findings, rows
-
-COLOURS = ('#0b6e99', '#e08e2b', '#5a9e6f', '#a34a6b', '#6f6f9a', '#9a9a9a', '#c2a83e', '#3f3f3f')
-MARKERS = 'os^Dv'
-FEW = 6  # lines that leave room for their names
 SHAPE = ('B', 128, 'none')  # size, frames, remat
 
 
@@ -45,8 +40,8 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
             lines[label] = points
     if not lines:
         return None
-    figure, axes = _axes(title, width=7.5 if len(lines) <= FEW else 11)
-    for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
+    figure, axes = drawing.new_axes(title, width=7.5 if len(lines) <= drawing.FEW else 11)
+    for style, (label, points) in zip(drawing.styles(lines), lines.items(), strict=True):
         colour = style['color']
         for memory, mean, spread, rate in points:
             axes.errorbar(memory, mean, spread, capsize=3, **style)
@@ -60,7 +55,7 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
     size, frames, remat = shape
     axes.set_xlabel(f'compiled training memory at ViT-{size}, {frames} frames, remat {remat} (GB)')
     axes.set_ylabel('R@1, mean of both ways (%)')
-    _legend(figure, axes)
+    drawing.legend(figure, axes)
     return figure
 
 
@@ -94,15 +89,43 @@ def kinds(found, shape=SHAPE):
 
 
 def long_stage(found, shape=SHAPE, limit_gb=16.0):
-    """Figure 5, as far as it can be drawn: recall of the long stage against its memory."""
+    """Recall of the long stage against its memory, by what of it is trained."""
     mine = deltas.of_grid(found, 'tuning')
     figure = recall_against_memory(mine, 'What is trained', shape=shape, limit_gb=limit_gb)
     if figure is None:
         return None, _missing('tuning', shape)
-    return figure, (
-        f'{findings.tuning(mine, peaks_of(mine, shape))} Its other axis, the memory of '
-        'video-to-text tuning, is not drawn: this project has no video-to-text stage yet.'
-    )
+    return figure, findings.tuning(mine, peaks_of(mine, shape))
+
+
+def video_to_text(found, memory, shape=SHAPE):
+    """Figure 5: memory of the contrastive long stage and of video-to-text; colours are recall.
+
+    memory: rows of memory.jsonl.
+    """
+    told = {}
+    for name, mine in rows.by_variant(last_stage(found)).items():
+        taken = rows.reading(memory, name, mine[0]['mask_rate'], *shape)
+        if taken and taken['video_to_text_bytes']:
+            both = (taken[key] / 1e9 for key in ('peak_bytes', 'video_to_text_bytes'))
+            told[name] = (*both, 100 * rows.spread(map(rows.recall, mine))[0])
+    if not told:
+        return None, _missing('any grid with video-to-text', shape)
+    figure, axes = drawing.new_axes('Contrastive training and video-to-text', height=6, width=11)
+    numbers = {name: str(i) for i, name in enumerate(told, 1)}
+    x, y, recall = zip(*told.values(), strict=True)
+    dots = axes.scatter(x, y, c=recall, cmap='viridis', s=60, zorder=3)
+    figure.colorbar(dots, label='R@1, mean of both ways (%)', location='bottom', shrink=0.5)
+    for place, names in drawing.together(told).items():
+        axes.annotate(', '.join(numbers[name] for name in names), place, xytext=(5, 5),
+                      textcoords='offset points', fontsize=8)  # fmt: skip
+    for name, number in numbers.items():
+        axes.scatter([], [], s=0, label=f'{number}  {name}')
+    size, frames, remat = shape
+    at = f'at ViT-{size}, {frames} frames, remat {remat} (GB)'
+    axes.set_xlabel(f'compiled memory of the contrastive step {at}')
+    axes.set_ylabel('of the video-to-text step (GB)')
+    figure.legend(fontsize=7, frameon=False, loc='outside right upper', handlelength=0)
+    return figure, findings.video_to_text(last_stage(found), told)
 
 
 def image_to_video(found):
@@ -110,7 +133,7 @@ def image_to_video(found):
     mine = deltas.of_grid(found, 'image_to_video')
     if not mine:
         return None, 'Not drawn: the rows have no variant of image_to_video.'
-    figure = _bars(_spreads(mine, rows.recall), 'From images to short videos')
+    figure = drawing.bars(_spreads(mine, rows.recall), 'From images to short videos')
     figure.axes[0].set_xlabel('R@1, mean of both ways (%)')
     return figure, findings.image_to_video(mine)
 
@@ -134,7 +157,9 @@ def growth(found, shape=SHAPE):
     shares = {variant: 100 * x for variant, x in shares.items() if x is not None}
     if not shares:
         return None, _missing('any grid', ('B and L', frames, remat))
-    figure = _bars({v: (x, None) for v, x in shares.items()}, 'Memory growth from ViT-B to ViT-L')
+    figure = drawing.bars(
+        {v: (x, None) for v, x in shares.items()}, 'Memory growth from ViT-B to ViT-L'
+    )
     figure.axes[0].set_xlabel(f'more memory at ViT-L than at ViT-B, {frames} frames (%)')
     low, high = min(shares, key=shares.get), max(shares, key=shares.get)
     said = (
@@ -153,7 +178,7 @@ def order(found):
     told = _spreads(found, deltas.twins)
     if not told:
         return None, 'No row has order twins.'
-    figure = _bars(told, 'Order twins told apart')
+    figure = drawing.bars(told, 'Order twins told apart')
     (axes,) = figure.axes
     axes.axvline(50, color='#3f3f3f', linestyle=':')
     axes.set_xlim(0, 100)
@@ -174,14 +199,16 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
     if not lines:
         return None, f'Nothing was compiled at ViT-{size} with remat {remat}.'
     num_variants, lines = len(lines), _equal_ones(lines)
-    width, height = (7.5, 4.8) if len(lines) <= FEW else (11, 1 + 0.2 * len(lines))
-    figure, axes = _axes(f'Compiled memory at ViT-{size}', height=max(4.8, height), width=width)
-    for style, (label, points) in zip(_styles(lines), lines.items(), strict=True):
+    width, height = (7.5, 4.8) if len(lines) <= drawing.FEW else (11, 1 + 0.2 * len(lines))
+    figure, axes = drawing.new_axes(
+        f'Compiled memory at ViT-{size}', height=max(4.8, height), width=width
+    )
+    for style, (label, points) in zip(drawing.styles(lines), lines.items(), strict=True):
         axes.plot(*zip(*sorted(points), strict=True), label=label, **style)
     axes.axhline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
     axes.set_xlabel('frames')
     axes.set_ylabel('GB')
-    _legend(figure, axes)
+    drawing.legend(figure, axes)
     longest = max(one[0] for points in lines.values() for one in points)
     fit = [label for label, points in lines.items() if dict(points).get(longest, 1e9) <= limit_gb]
     return figure, (
@@ -217,42 +244,8 @@ def _spreads(found, measure):
     return {name: tuple(map(_points, one)) for name, one in told.items() if one[0] is not None}
 
 
-def _bars(told, title):
-    """A bar for each label of {label: (length, error or None)}."""
-    figure, axes = _axes(title, height=1 + 0.32 * len(told))
-    lengths, errors = zip(*told.values(), strict=True)
-    bars = [x or 0 for x in errors] if any(errors) else None
-    axes.barh(list(told), lengths, xerr=bars, color=COLOURS[2], capsize=3)
-    axes.invert_yaxis()
-    return figure
-
-
 def _points(share):
     return None if share is None else 100 * share
-
-
-def _styles(lines):
-    """A look for each line: colours first, then other markers."""
-    return [
-        {'color': COLOURS[i % len(COLOURS)], 'marker': MARKERS[i // len(COLOURS) % len(MARKERS)]}
-        for i in range(len(lines))
-    ]
-
-
-def _legend(figure, axes):
-    """Among the lines, or beside them where they are many."""
-    if len(axes.get_legend_handles_labels()[0]) <= FEW:
-        axes.legend(fontsize=8, frameon=False)
-    else:
-        figure.legend(fontsize=7, frameon=False, loc='outside right upper')
-
-
-def _axes(title, height=4.2, width=7.5):
-    figure, axes = plt.subplots(figsize=(width, height), layout='constrained')
-    axes.set_title(title, fontsize=11)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
-    return figure, axes
 
 
 def _missing(name, shape):

@@ -167,6 +167,32 @@ def tuning(found, peaks):
     ])  # fmt: skip
 
 
+def video_to_text(found, told):
+    """What the variants' encoders cost in video-to-text, where all of them are frozen.
+
+    told: {variant: (GB of the contrastive step, GB of that of video-to-text, ...)}.
+    """
+
+    def span(place):
+        low, high = (f(told, key=lambda name: told[name][place]) for f in (min, max))
+        ends = ' to '.join(f'{told[name][place]:.2f} GB ({name})' for name in (low, high))
+        return f'{ends}, {told[high][place] / told[low][place]:.1f} times as much'
+
+    base = told.get('base')
+    last, adapters = (
+        told.get(mine[0]['variant']) if (mine := those(found, *names)) else None
+        for names in (('last_layers',), ('tune', 'adapter_width'))
+    )
+    return ' '.join([
+        f'The contrastive step takes {span(0)}; video-to-text on the same encoders, frozen and '
+        f'unmasked, {span(1)}.',
+        held('the last four layers take no more memory in video-to-text than all',
+             None if not (base and last) else last[1] <= base[1] * 1.001),
+        held('adapters take more there',
+             None if not (base and adapters) else adapters[1] > base[1]),
+    ])  # fmt: skip
+
+
 def image_to_video(found):
     """From images to short videos: all trained, adapters, LoRA."""
     whole, adapters, lora = (

@@ -111,6 +111,10 @@ MEMORY_RULES = {
     'batch': at_least(1),
     'dtype': one_of('float32', 'bfloat16'),
     'limit_gb': positive,
+    **{
+        f'language.{field}': at_least(1)
+        for field in ('width', 'depth', 'heads', 'latents', 'resampler_depth')
+    },
 }
 MEMORY_LISTS = {
     'sizes': one_of('B', 'L'),
@@ -145,6 +149,9 @@ def own_faults(cfg) -> Iterator[str]:
         yield from grid_faults(f'grids.{name}', products)
     memory = given['memory']
     yield from rules.value_faults(memory, MEMORY_RULES, 'memory.')
+    width, heads = (memory['language'][field] for field in ('width', 'heads'))
+    if heads and width % heads:
+        yield f'memory.language.width: {width} is no multiple of the {heads} heads'
     for field, rule in MEMORY_LISTS.items():
         if bad := [value for value in memory[field] if not rule.passes(value)]:
             yield f'memory.{field}: {bad[0]!r} is not allowed; each must be {rule.allowed}'

@@ -6,7 +6,8 @@ row = {
     'stage': 'long', 'frames': 64, 'pixels': 64, 'mask_rate': 0.5, 'mask_kind': 'random',
     'num_parameters', 'num_trained', 'tokens_per_clip', 'flops_per_clip' (training, analytic),
     'peak_bytes': of the compiled step at the cell's own shapes and batch,
-    'memory': [{'size': 'B', 'frames': 128, 'remat', 'rate', 'tokens', 'peak_bytes', ...}],
+    'memory': [{'size': 'B', 'frames': 128, 'remat', 'rate', 'tokens', 'peak_bytes',
+                'video_to_text_bytes': None for tubes and token budgets, ...}],
     'clips_per_s', 'seconds', 'steps', 'measured_peak_bytes', 'measured_peak_of', 'jobs', 'device',
     'text_to_video': {'recall_at_1', 'recall_at_5', 'recall_at_10'}, 'video_to_text': {...},
     'twin_accuracy', 'chance_at_1', 'shuffled': {...}, 'one_frame': {...} as the four above,
@@ -120,4 +121,13 @@ def peak(row, size, frames, remat, rate=None):
     for one in row['memory']:
         if (one['size'], one['frames'], one['remat'], one['rate']) == (size, frames, remat, rate):
             return one['peak_bytes']
+    return None
+
+
+def reading(memory, variant, rate, size, frames, remat):
+    """The row of memory.jsonl of a variant at a masking rate and a ViT size, or None."""
+    wanted = variant, rate, size, frames, remat
+    for one in memory:
+        if tuple(one[key] for key in ('variant', 'rate', 'size', 'frames', 'remat')) == wanted:
+            return one
     return None

@@ -3,8 +3,10 @@
     python scripts/bench/long_text.py                     # 4 ways x 3 seeds, and the table
     python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir runs/look
 
-All ways go on from the same weights, a text tower of 77 positions taught on images and on short
-films (WORKDIR/start, taught first), for the same steps on the same long films and texts:
+All ways go on from the same weights, for the same steps on the same long films and texts. The start
+is to long films what CLIP is to the web: its text tower has 77 positions, and was taught on images,
+on short films, and on long films with their summaries and as much of their narratives as 77 tokens
+hold (WORKDIR/start, taught first; its own scores are the first row):
 
     cut           texts cut at 77 tokens: what a CLIP text tower does
     interpolate   the table read at 248 even places
@@ -44,10 +46,11 @@ WAYS = {  # way -> what differs: fields by path
     'interpolate': {'model.text.stretch': 'interpolate'},
     'kps': {'model.text.keep': 20},
 }
-WAYS['both'] = WAYS['kps'] | {
+SUMMARIES = {  # a second loss, of them
     'loss.short_weight': 1.0, 'stages.long.short_text': 'caption',
     'stages.long.short_length': SHORT,
 }  # fmt: skip
+WAYS['both'] = WAYS['kps'] | SUMMARIES
 WAYS['pcm'] = WAYS['both'] | {'loss.components': 8}
 
 
@@ -62,35 +65,35 @@ def fields_of(workdir, seed):
 
 
 def start(args):
-    """The work directory of the common start: images, then short films, 77 positions."""
+    """The fields of the common start: 77 positions, images, short films, long ones."""
     fields = fields_of(args.workdir / 'start', 0)
-    fields.run = ('image', 'short')
-    fields.stages.image.steps, fields.stages.short.steps = args.start_steps
-    taught(fields)
-    return fields.workdir
+    fields.update_from_flattened_dict(SUMMARIES)
+    fields.stages.long.update(text_length=SHORT, lr=args.lr, batch=args.batch, eval='')
+    for stage, steps in zip(('image', 'short', 'long'), args.start_steps, strict=True):
+        fields.stages[stage].steps = steps
+    return fields
 
 
 def cell(way, seed, begun, args):
-    """{text: recall at 1} of one way and seed, taught unless it is finished."""
-    workdir = args.workdir / f'{way}_{seed}'
-    file = workdir / 'long_text.json'
-    fields = fields_of(workdir, seed)
+    """The fields of one way and seed, which begins with the work directory `begun`."""
+    fields = fields_of(args.workdir / f'{way}_{seed}', seed)
     fields.run, fields.init = ('long',), str(begun)
     fields.stages.long.update(
         text_length=LONG, steps=args.steps, lr=args.lr, batch=args.batch, eval=''
     )
     fields.update_from_flattened_dict(WAYS[way])
-    taught(fields)
-    if not file.is_file():
-        write_json_atomic(file, scores(workdir))
-    return json.loads(file.read_text())
+    return fields
 
 
 def taught(fields):
-    """`train` of a configuration, which teaches what is not finished and refuses another one."""
+    """{text: recall at 1} of a configuration, taught and scored where that was not done before."""
     run = config.resolve(fields)
     if train.train(run):
         raise SystemExit(f'{run.workdir}: stopped; the same command goes on')
+    file = Path(fields.workdir) / 'long_text.json'
+    if not file.is_file():
+        write_json_atomic(file, scores(fields.workdir))
+    return json.loads(file.read_text())
 
 
 def scores(workdir):
@@ -130,11 +133,12 @@ def show(rows, args):
 
 def lines(args):
     """Teaches what is not finished, then the table."""
-    begun, rows = start(args), {way: [] for way in args.ways}
+    begun = start(args)
+    rows = {'the start': [taught(begun)], **{way: [] for way in args.ways}}
     asked = {name: value for name, value in vars(args).items() if name != 'record'}
     for seed in range(args.seeds):
         for way in args.ways:
-            rows[way].append(cell(way, seed, begun, args))
+            rows[way].append(taught(cell(way, seed, begun.workdir, args)))
             write_json_atomic(args.workdir / 'rows.json', asked | {'rows': rows})
     yield from show(rows, args)
 
@@ -148,7 +152,7 @@ def main():
     parser.add_argument('--steps', type=int, default=200)
     parser.add_argument('--batch', type=int, default=32)
     parser.add_argument('--lr', type=float, default=1e-3)
-    parser.add_argument('--start_steps', type=int, nargs=2, default=(120, 600))
+    parser.add_argument('--start_steps', type=int, nargs=3, default=(120, 600, 300))
     record_argument(parser)
     args = parser.parse_args()
     keep_freed_memory()

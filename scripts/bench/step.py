@@ -11,9 +11,10 @@ CLS token) and VideoMAE (the mean of its tokens) have tubelets of 2 frames too; 
 a quarter of them. `open_clip` is its ViT on every frame, and the mean over frames: twice the
 tokens, but none sees another frame. Torch is eager, with AdamW(fused=True).
 
-Each row is a process of its own, which waits while the others step: they take turns, and each
-one's peak memory is its own: of the process, imports and compilation included, and what of it came
-after the imports. Where there is a GPU all rows run there, and the peak is the device's.
+Each row is a process of its own, which waits while the others step: they take turns of some steps
+in a row, as in training, of which the first, after the wait, is not counted. Each one's peak memory
+is its own: of the process, imports and compilation included, and what of it came after the imports.
+Where there is a GPU all rows run there, and the peak is the device's.
 """
 
 import argparse
@@ -94,8 +95,11 @@ def start(row, frames):
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
-def measure(rows, frames, rounds):
-    """{row: {'seconds': [...], 'peak_mib', ...}}; the first round warms up and is left out."""
+def measure(rows, frames, rounds, steps):
+    """{row: {'seconds': [mean of a turn's steps, ...], 'peak_mib', ...}}.
+
+    In each turn the first step is not counted, nor is the first turn.
+    """
     workers, found = {}, {}
     for row in rows:  # one after the other: compiling together would only be slower
         one = start(row, frames)
@@ -106,13 +110,15 @@ def measure(rows, frames, rounds):
             print(f'{row}: did not start here (see above), left out')
     for turn in range(rounds + 1):
         for row, one in workers.items():
-            one.stdin.write('\n')
-            one.stdin.flush()
-            answer = json.loads(one.stdout.readline())
-            seconds = answer.pop('seconds')
-            found[row] |= answer
+            taken = []
+            for _ in range(1 + steps):
+                one.stdin.write('\n')
+                one.stdin.flush()
+                answer = json.loads(one.stdout.readline())
+                taken.append(answer.pop('seconds'))
+                found[row] |= answer
             if turn:
-                found[row]['seconds'].append(seconds)
+                found[row]['seconds'].append(statistics.mean(taken[1:]))
     for one in workers.values():
         one.stdin.close()
         one.wait()
@@ -141,7 +147,7 @@ def show(found, frames):
 def lines(args):
     """A table for each number of frames."""
     for frames in args.frames:
-        yield from show(measure(args.rows, frames, args.rounds), frames)
+        yield from show(measure(args.rows, frames, args.rounds, args.steps), frames)
 
 
 def main():
@@ -149,7 +155,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--frames', type=int, nargs='+', choices=CLIPS, default=list(CLIPS))
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=ROWS)
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=5, help='turns of each row that count')
+    parser.add_argument('--steps', type=int, default=2, help='of a turn that count')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     record_argument(parser)
     args = parser.parse_args()

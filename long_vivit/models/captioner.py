@@ -1,0 +1,171 @@
+"""Video-to-text: a language model that looks at a video at every layer (LongViViT, section 3.2).
+
+The encoder and the language model stay as they are. New, and trained, are a Perceiver resampler,
+which turns what the encoder saw into a few latents, and in every layer of the language model an
+attention to them. Of the new parts the paper says no more; resampler and gates are Flamingo's
+(arXiv 2204.14198, section 2.1 and 2.2, without its feed-forward layers between those of the model).
+
+No command teaches it yet: the sweep compiles its training step (`long_vivit.sweeps.captioning`),
+since what a way of saving memory costs here is half of what the paper chooses by (Figure 5).
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from long_vivit.models.layers import REMAT, Attention, Block, LayerNorm, Linear, activated
+from long_vivit.models.positions import waves
+from long_vivit.models.text import WORD_SCALE
+
+TRAINED = r'(resampler/.*|blocks/(look/.*|gate))'  # whole names, of what is new
+
+
+class Look(nnx.Module):
+    """Attention of a normalised copy to what is given: x [b, n, d], seen [b, s, d] -> [b, n, d]."""
+
+    def __init__(self, width, heads, *, dtype, rngs):
+        self.norm = LayerNorm(width)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, seen):
+        own = self.attention
+        (query,) = own.project(self.norm(x), slice(1))
+        key, value = own.project(seen, slice(1, 3))
+        return own.join(jax.nn.dot_product_attention(query, key, value))
+
+
+class ResamplerBlock(nnx.Module):
+    """Latents [b, j, d] look at a video's tokens [b, s, d] and at each other, then an MLP."""
+
+    def __init__(self, width, heads, *, dtype, rngs):
+        self.look = Look(width, heads, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width)
+        self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, seen):
+        x = x + self.look(x, jnp.concatenate([seen, self.look.norm(x)], axis=1))
+        return x + activated('gelu', self.down, self.up(self.norm(x)))
+
+
+class Resampler(nnx.Module):
+    """Tokens of a video [b, s, d'] -> `latents` of the language model's width, [b, j, d]."""
+
+    def __init__(self, seen_width, width, heads, *, latents, depth, dtype, rngs):
+        self.enter = Linear(seen_width, width, dtype=dtype, rngs=rngs)
+        self.norm_seen = LayerNorm(width)
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), (latents, width)))
+        self.blocks = stacked(ResamplerBlock, depth, width, heads, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width)
+        self.dtype = dtype
+
+    def __call__(self, seen):
+        seen = self.norm_seen(self.enter(seen))
+        x = jnp.broadcast_to(self.latents[...], (len(seen), *self.latents.shape))
+        return self.norm(through(self.blocks, x.astype(self.dtype), seen))
+
+
+class LookingBlock(Block):
+    """A layer of a causal language model behind a look at latents: x [b, l, d] -> [b, l, d].
+
+    What the look adds is gated by tanh of a number that starts at 0: then a layer is what it was.
+    """
+
+    def __init__(self, width, heads, *, dtype, rngs):
+        super().__init__(width, heads, causal=True, dtype=dtype, rngs=rngs)
+        self.look = Look(width, heads, dtype=dtype, rngs=rngs)
+        self.gate = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, x, latents):
+        gate = jnp.tanh(self.gate[...]).astype(x.dtype)
+        return super().__call__(x + gate * self.look(x, latents))
+
+
+class Captioner(nnx.Module):
+    """seen [b, s, d'], tokens int32 [b, l] -> logits of each next word, float32 [b, l, v].
+
+    Args:
+      seen_width: d', the encoder's. vocab, length: v, and the longest text.
+      width, depth, heads: of the language model. latents, resampler_depth: of the resampler.
+      remat: of both, a name in `layers.REMAT`.
+    """
+
+    def __init__(
+        self, seen_width, *, vocab, length, width, depth, heads, latents, resampler_depth, remat,
+        dtype, rngs,
+    ):  # fmt: skip
+        how = {'dtype': dtype, 'rngs': rngs}
+        self.embed = nnx.Param(WORD_SCALE * jax.random.normal(rngs.params(), (vocab, width)))
+        self.positions = nnx.Param(WORD_SCALE * waves(length, width))
+        self.resampler = Resampler(
+            seen_width, width, heads, latents=latents, depth=resampler_depth, **how
+        )
+        self.blocks = stacked(LookingBlock, depth, width, heads, **how)
+        self.norm = LayerNorm(width)
+        self.remat, self.dtype = remat, dtype
+
+    def __call__(self, seen, tokens):
+        latents = self.resampler(seen)
+        x = self.embed[...][tokens] + self.positions[...][: tokens.shape[1]]
+        x = self.norm(through(self.blocks, x.astype(self.dtype), latents, self.remat))
+        words = self.embed[...].astype(self.dtype)
+        return jnp.einsum('bld,vd->blv', x, words, preferred_element_type=jnp.float32)
+
+
+def stacked(make, depth, width, heads, *, dtype, rngs):
+    """`depth` blocks as one, its leaves with a leading depth dim."""
+    keys = jax.random.split(rngs.params(), depth)
+    return jax.vmap(lambda key: make(width, heads, dtype=dtype, rngs=nnx.Rngs(params=key)))(keys)
+
+
+def through(blocks, x, seen, remat='none'):
+    """x through stacked blocks that look at `seen`; remat: a name in `layers.REMAT`."""
+
+    def step(x, block):
+        return block(x, seen), None
+
+    if remat != 'none':
+        step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])
+    return jax.lax.scan(step, x, blocks)[0]
+
+
+def seen_by(encoder, patches, where):
+    """What a `VideoEncoder` saw, as a language model is told: [b, s, d].
+
+    The tokens of each place averaged over time, as many however long the video is: the paper found
+    training on longer videos unstable without. Where layers over time see a slice as one vector,
+    the slices as they leave these, [b, t, d].
+
+    Raises ValueError for tubes and a token budget, whose patches lie at no places of a grid.
+    """
+    if encoder.tubes is not None or encoder.padded:
+        raise ValueError(
+            'video-to-text: averages the patches of each place over time; tubes and a token budget '
+            'lie on no grid of places'
+        )
+    t = encoder.num_slices(patches)
+    if encoder.over_time is not None and encoder.over_time.trunk is not None:
+        slices = encoder.slices(encoder.tokens(patches, where), t)
+        return encoder.over_time.layers(encoder.timed(slices, patches, where))
+    if encoder.backbone == 'joint':
+        x, _ = encoder.joint(patches, where)
+        x = x[:, encoder.num_cls(patches.shape[1]) :]
+    elif encoder.backbone == 'factorised':
+        x = encoder.trunk(encoder.entered(encoder.tokens(patches, where), t), num_slices=t)
+    else:
+        x = encoder.entered(encoder.tokens(patches, where), t)
+        x = encoder.trunk(rearrange(x, 'b (t s) d -> (b t) s d', t=t))
+        x = rearrange(x, '(b t) s d -> b (t s) d', t=t)
+    return rearrange(x.astype(jnp.float32), 'b (t s) d -> b t s d', t=t).mean(1)
+
+
+def next_word_loss(logits, tokens, lengths):
+    """Mean of -log p(word | the words before it, the video) over the real words but the first.
+
+    logits float32 [b, l, v], tokens int32 [b, l], lengths int32 [b]: real tokens -> float32 [].
+    """
+    logp = jax.nn.log_softmax(logits[:, :-1])
+    found = jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
+    real = jnp.arange(1, tokens.shape[1]) < lengths[:, None]
+    return -(found * real).sum() / jnp.maximum(real.sum(), 1)
