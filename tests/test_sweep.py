@@ -102,7 +102,8 @@ def test_all_faults_at_once():
         'seeds: (0, 0)', "seeds_from: 'longer'", "only: 'd'", f'grids.a: {RATE}: 0.5; it must be',
         'grids.b: seed: no axis; name them in seeds', 'grids.c: it must be a tuple of dicts',
         'memory.patch: 0', 'memory.language.depth: 0',
-        'memory.language.width: 30 is no multiple of the 4 heads', "memory.sizes: 'S'", 'memory.frames: 1',
+        'memory.language.width: 30 is no multiple of the 4 heads', "memory.sizes: 'S'",
+        'memory.frames: 1',
     ), strict=True):  # fmt: skip
         assert line.startswith(start), line
 

@@ -43,13 +43,13 @@ def legend(figure, axes):
 
 
 def together(told):
-    """{(x, y): names} of points that lie within a fiftieth of both axes of each other."""
+    """{(x, y): names} of points that lie within a thirtieth of both axes of each other."""
     spans = [max(p[i] for p in told.values()) - min(p[i] for p in told.values()) for i in (0, 1)]
     places = {}
     for name, point in told.items():
         near = (
             p for p in places
-            if all(abs(p[i] - point[i]) <= spans[i] / 50 for i in (0, 1))
+            if all(abs(p[i] - point[i]) <= spans[i] / 30 for i in (0, 1))
         )  # fmt: skip
         places.setdefault(next(near, point[:2]), []).append(name)
     return places

@@ -116,14 +116,14 @@ def video_to_text(found, memory, shape=SHAPE):
     dots = axes.scatter(x, y, c=recall, cmap='viridis', s=60, zorder=3)
     figure.colorbar(dots, label='R@1, mean of both ways (%)', location='bottom', shrink=0.5)
     for place, names in drawing.together(told).items():
-        axes.annotate(', '.join(numbers[name] for name in names), place, xytext=(5, 5),
-                      textcoords='offset points', fontsize=8)  # fmt: skip
+        axes.annotate(', '.join(numbers[name] for name in names), place, xytext=(0, 7),
+                      textcoords='offset points', fontsize=8, rotation=60)  # fmt: skip
     for name, number in numbers.items():
         axes.scatter([], [], s=0, label=f'{number}  {name}')
     size, frames, remat = shape
     at = f'at ViT-{size}, {frames} frames, remat {remat} (GB)'
     axes.set_xlabel(f'compiled memory of the contrastive step {at}')
-    axes.set_ylabel('of the video-to-text step (GB)')
+    axes.set_ylabel('compiled memory of the video-to-text step (GB)')
     figure.legend(fontsize=7, frameon=False, loc='outside right upper', handlelength=0)
     return figure, findings.video_to_text(last_stage(found), told)
 

@@ -176,7 +176,7 @@ def video_to_text(found, told):
     def span(place):
         low, high = (f(told, key=lambda name: told[name][place]) for f in (min, max))
         ends = ' to '.join(f'{told[name][place]:.2f} GB ({name})' for name in (low, high))
-        return f'{ends}, {told[high][place] / told[low][place]:.1f} times as much'
+        return f'{ends}, {told[high][place] / told[low][place]:.2f} times as much'
 
     base = told.get('base')
     last, adapters = (
