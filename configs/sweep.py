@@ -39,8 +39,10 @@ def fields() -> ConfigDict:
 def memory() -> dict:
     """Shapes at which the memory of each variant is compiled, without running it.
 
-    The variant's choices stay; widths, depths and so on are those of the encoder named, the text
-    towers those of configs/long.py:base and :large. Numbers in units of the small run go along.
+    So is a video-to-text step on its encoder, at the same sizes, frames and remats; not for tubes
+    and token budgets. The variant's choices stay; widths, depths and so on are those of the encoder
+    named, the text towers those of configs/long.py:base and :large. Numbers in units of the small
+    run go along.
     """
     return {
         'sizes': ('B', 'L'),  # B and L, as model.video.size; () = none, which saves minutes
@@ -55,14 +57,15 @@ def memory() -> dict:
         'batch': 1,  # pairs in a step, >= 1
         'dtype': 'bfloat16',  # of activations: float32 | bfloat16
         'limit_gb': 16.0,  # 10^9 bytes, the line that is drawn; the paper's is 16; > 0
-        # Video-to-text: a frozen language model looks at the video. With the vocabulary of CLIP
-        # about 350M parameters, where the paper's smaller one has 400M of a kind it does not name.
+        # Video-to-text: a frozen language model, and what is new, its looks at the video and the
+        # resampler. Of 350M parameters with CLIP's vocabulary, and 180M new ones; the paper's
+        # smaller one has 400M of a kind it does not name.
         'language': {
-            'width': 1024,  # a multiple of heads
+            'width': 1024,  # a multiple of heads; >= 1
             'depth': 24,  # layers, each with a new look at the video; >= 1
             'heads': 16,  # >= 1
-            'latents': 64,  # what the resampler makes of a video; >= 1
-            'resampler_depth': 6,  # layers of it; >= 1
+            'latents': 64,  # vectors that the resampler makes of a video; >= 1
+            'resampler_depth': 6,  # layers of the resampler; >= 1
         },
     }
 

@@ -221,18 +221,24 @@ def test_memory_over_frames_with_the_line():
     figure, said = figures.memory(found + [one | {'variant': 'other'} for one in found])
     assert len(figure.axes[0].lines) == 3 and 'base, 75% masked (and 1 more).' in said
     text = report.memory_table(found, SETTINGS)
-    assert '17.00*' in text and '6.00 ' in text and 'L 128' in text
+    assert '17.00*' in text and '6.00 ' in text and 'L 128' in text and 'Video-to' not in text
+    read = [
+        one | {'video_to_text_bytes': x}
+        for one, x in zip(found, (None, 7e9, 5e9, 8e9), strict=True)
+    ]
+    text = report.memory_table(read, SETTINGS)
+    assert 'frozen, takes 7.00 to 8.00 (B 128), 5.00 to 5.00 (B 16) GB.' in text
 
 
 def test_memory_of_both_uses_of_an_encoder():
     """A point for each variant, at its own masking rate; those without video-to-text have none."""
     found = of_tuning() + [row({LONG + 'tubes': 'tubevit'}, 0.4)]
     taken = dict(zip((one['variant'] for one in found), (7.0, 7.0, 7.2, None), strict=True))
-    memory = [
-        {'variant': one['variant'], 'rate': rate, **one['memory'][0],
-         'video_to_text_bytes': x and x * 1e9} | {'rate': rate}
-        for one in found for rate in (0.0, 0.75) for x in [taken[one['variant']]]
-    ]  # fmt: skip
+    memory = []
+    for one in found:
+        (own, _), x = one['memory'], taken[one['variant']]
+        own = {'variant': one['variant'], **own, 'video_to_text_bytes': x and x * 1e9}
+        memory += [own | {'rate': 0.75, 'peak_bytes': 1}, own]
     figure, said = figures.video_to_text(found, memory)
     (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 3]
     np.testing.assert_allclose(dots.get_offsets(), [(9, 7), (3, 7), (6, 7.2)])
@@ -247,6 +253,9 @@ def test_memory_of_both_uses_of_an_encoder():
         one['video_to_text_bytes'] = {'base': 7e9}.get(one['variant'], 6.9e9)
     assert figures.video_to_text(found, memory)[1].count('these rows disagree') == 1
     assert figures.video_to_text(found, [])[0] is None
+    for one in memory:
+        del one['video_to_text_bytes']  # a file of before
+    assert 'run the sweep with --memory' in figures.video_to_text(found, memory)[1]
 
 
 def test_what_is_missing_is_said_and_not_drawn():

@@ -2,8 +2,9 @@
 
 The encoder and the language model stay as they are. New, and trained, are a Perceiver resampler,
 which turns what the encoder saw into a few latents, and in every layer of the language model an
-attention to them. Of the new parts the paper says no more; resampler and gates are Flamingo's
-(arXiv 2204.14198, section 2.1 and 2.2, without its feed-forward layers between those of the model).
+attention to them. Of the new parts the paper says no more. Resampler and gates are after Flamingo
+(arXiv 2204.14198, sections 2.1 and 2.2), without its feed-forward layers between those of the model
+and with GELU in place of squared ReLU. Dims: s tokens of a video, j latents.
 
 No command teaches it yet: the sweep compiles its training step (`long_vivit.sweeps.captioning`),
 since what a way of saving memory costs here is half of what the paper chooses by (Figure 5).
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from long_vivit.models import parts
 from long_vivit.models.layers import REMAT, Attention, Block, LayerNorm, Linear, activated
 from long_vivit.models.positions import waves
 from long_vivit.models.text import WORD_SCALE
@@ -22,7 +24,10 @@ TRAINED = r'(resampler/.*|blocks/(look/.*|gate))'  # whole names, of what is new
 
 
 class Look(nnx.Module):
-    """Attention of a normalised copy to what is given: x [b, n, d], seen [b, s, d] -> [b, n, d]."""
+    """Attention of a normalised copy to what is given: x [b, n, d], seen [b, s, d] -> [b, n, d].
+
+    Computed and returned in `dtype`.
+    """
 
     def __init__(self, width, heads, *, dtype, rngs):
         self.norm = LayerNorm(width)
@@ -52,18 +57,18 @@ class ResamplerBlock(nnx.Module):
 class Resampler(nnx.Module):
     """Tokens of a video [b, s, d'] -> `latents` of the language model's width, [b, j, d]."""
 
-    def __init__(self, seen_width, width, heads, *, latents, depth, dtype, rngs):
+    def __init__(self, seen_width, width, heads, *, latents, depth, remat, dtype, rngs):
         self.enter = Linear(seen_width, width, dtype=dtype, rngs=rngs)
         self.norm_seen = LayerNorm(width)
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (latents, width)))
         self.blocks = stacked(ResamplerBlock, depth, width, heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width)
-        self.dtype = dtype
+        self.remat, self.dtype = remat, dtype
 
     def __call__(self, seen):
         seen = self.norm_seen(self.enter(seen))
         x = jnp.broadcast_to(self.latents[...], (len(seen), *self.latents.shape))
-        return self.norm(through(self.blocks, x.astype(self.dtype), seen))
+        return self.norm(through(self.blocks, x.astype(self.dtype), seen, self.remat))
 
 
 class LookingBlock(Block):
@@ -88,7 +93,7 @@ class Captioner(nnx.Module):
     Args:
       seen_width: d', the encoder's. vocab, length: v, and the longest text.
       width, depth, heads: of the language model. latents, resampler_depth: of the resampler.
-      remat: of both, a name in `layers.REMAT`.
+      remat: of both, a name in `layers.REMAT`; 'attention' keeps no attention here.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class Captioner(nnx.Module):
         self.embed = nnx.Param(WORD_SCALE * jax.random.normal(rngs.params(), (vocab, width)))
         self.positions = nnx.Param(WORD_SCALE * waves(length, width))
         self.resampler = Resampler(
-            seen_width, width, heads, latents=latents, depth=resampler_depth, **how
+            seen_width, width, heads, latents=latents, depth=resampler_depth, remat=remat, **how
         )
         self.blocks = stacked(LookingBlock, depth, width, heads, **how)
         self.norm = LayerNorm(width)
@@ -119,11 +124,11 @@ def stacked(make, depth, width, heads, *, dtype, rngs):
     return jax.vmap(lambda key: make(width, heads, dtype=dtype, rngs=nnx.Rngs(params=key)))(keys)
 
 
-def through(blocks, x, seen, remat='none'):
-    """x through stacked blocks that look at `seen`; remat: a name in `layers.REMAT`."""
+def through(blocks, x, seen, remat):
+    """x through stacked blocks that look at `seen`; remat: see `Captioner`."""
 
     def step(x, block):
-        return block(x, seen), None
+        return block(x if remat == 'none' else parts.block_input(x), seen), None
 
     if remat != 'none':
         step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])
@@ -131,33 +136,42 @@ def through(blocks, x, seen, remat='none'):
 
 
 def seen_by(encoder, patches, where):
-    """What a `VideoEncoder` saw, as a language model is told: [b, s, d].
+    """What a `VideoEncoder` saw, as a language model is told: float32 [b, s, d].
 
-    The tokens of each place averaged over time, as many however long the video is: the paper found
-    training on longer videos unstable without. Where layers over time see a slice as one vector,
-    the slices as they leave these, [b, t, d].
+    The tokens of each place averaged over time, in the order of places, as many however long the
+    video is: the paper found training on longer videos unstable without. Where layers over time see
+    a slice as one vector, the slices as they leave these, s = t.
 
-    Raises ValueError for tubes and a token budget, whose patches lie at no places of a grid.
+    Raises:
+      ValueError: not all patches of the video are given; the encoder takes tubes or a token budget,
+        whose patches lie at no places of a grid.
     """
     if encoder.tubes is not None or encoder.padded:
         raise ValueError(
-            'video-to-text: averages the patches of each place over time; tubes and a token budget '
-            'lie on no grid of places'
+            'video-to-text averages the patches of each place over time, but tubes and a token '
+            "budget lie on no grid of places: set the stage's tubes = '' and token_budget = 0"
         )
-    t = encoder.num_slices(patches)
+    t, h, w = encoder.positions.grid
+    t, k = 1 if encoder.is_still(patches) else t, patches.shape[1]
+    if k != t * h * w:
+        raise ValueError(
+            f'video-to-text takes all {t} x {h} x {w} patches of a video, and {k} are given: '
+            "set the stage's mask_rate = 0"
+        )
     if encoder.over_time is not None and encoder.over_time.trunk is not None:
         slices = encoder.slices(encoder.tokens(patches, where), t)
         return encoder.over_time.layers(encoder.timed(slices, patches, where))
     if encoder.backbone == 'joint':
         x, _ = encoder.joint(patches, where)
-        x = x[:, encoder.num_cls(patches.shape[1]) :]
+        x = x[:, (num_cls := encoder.num_cls(k)) : num_cls + k]
     elif encoder.backbone == 'factorised':
         x = encoder.trunk(encoder.entered(encoder.tokens(patches, where), t), num_slices=t)
     else:
         x = encoder.entered(encoder.tokens(patches, where), t)
         x = encoder.trunk(rearrange(x, 'b (t s) d -> (b t) s d', t=t))
         x = rearrange(x, '(b t) s d -> b (t s) d', t=t)
-    return rearrange(x.astype(jnp.float32), 'b (t s) d -> b t s d', t=t).mean(1)
+    x = rearrange(x.astype(jnp.float32), 'b (t s) d -> b t s d', t=t)
+    return x[:, :, -h * w :].mean(1)  # without the learnt token of each slice
 
 
 def next_word_loss(logits, tokens, lengths):

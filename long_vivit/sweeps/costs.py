@@ -1,4 +1,5 @@
-"""What a variant takes, from shapes: parameters, tokens, FLOPs, and memory of compiled steps.
+"""What a variant takes, from shapes: parameters, tokens, FLOPs, and memory of compiled steps, those
+of the contrastive stage and those of video-to-text on its encoder.
 
     python -m long_vivit.sweeps.costs REQUEST.json      (long_vivit.sweep starts it)
 
@@ -32,8 +33,9 @@ def main(path):
         begun = time.monotonic()
         taken = at_size(other, request['memory']['language'], Path(request['cache']), mesh)
         found['memory'].append(shape | taken)
-        took = f'{taken["peak_bytes"] / 1e9:.2f} GB ({time.monotonic() - begun:.0f} s)'
-        print(f'{shape}: {took}', flush=True)
+        keys = {'': 'peak_bytes', 'video-to-text ': 'video_to_text_bytes'}
+        peaks = ', '.join(f'{k}{taken[x] / 1e9:.2f} GB' for k, x in keys.items() if taken[x])
+        print(f'{shape}: {peaks} ({time.monotonic() - begun:.0f} s)', flush=True)
     write_json_atomic(request['out'], {'request': digest(request), **found})
 
 
@@ -50,7 +52,10 @@ def own(run, vocab, mesh):
 
 
 def at_size(run, language, folder, mesh):
-    """Of the stage of a Run at a ViT size, and of video-to-text on its encoder: compiled peaks."""
+    """Tokens, parameters and compiled peaks of the stage of a Run at a ViT size.
+
+    language: see `captioning.lowered`; its peak is None for tubes and token budgets.
+    """
     program, state, batch = estimate.lowered(run, run.stages[0], shapes.VOCAB, mesh)
     found = {'peak_bytes': peak(program, folder)}
     reading = captioning.lowered(run, language)

@@ -43,7 +43,7 @@ def legend(figure, axes):
 
 
 def together(told):
-    """{(x, y): names} of points that lie within a thirtieth of both axes of each other."""
+    """{(x, y): names} of points no farther from the first of them than a thirtieth of each axis."""
     spans = [max(p[i] for p in told.values()) - min(p[i] for p in told.values()) for i in (0, 1)]
     places = {}
     for name, point in told.items():

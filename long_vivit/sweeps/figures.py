@@ -105,11 +105,15 @@ def video_to_text(found, memory, shape=SHAPE):
     told = {}
     for name, mine in rows.by_variant(last_stage(found)).items():
         taken = rows.reading(memory, name, mine[0]['mask_rate'], *shape)
-        if taken and taken['video_to_text_bytes']:
+        if taken and taken.get('video_to_text_bytes'):
             both = (taken[key] / 1e9 for key in ('peak_bytes', 'video_to_text_bytes'))
             told[name] = (*both, 100 * rows.spread(map(rows.recall, mine))[0])
     if not told:
-        return None, _missing('any grid with video-to-text', shape)
+        size, frames, remat = shape
+        return None, (
+            f'Not drawn: memory.jsonl has no video-to-text at ViT-{size}, {frames} frames, remat '
+            f'{remat}; run the sweep with --memory.'
+        )
     figure, axes = drawing.new_axes('Contrastive training and video-to-text', height=6, width=11)
     numbers = {name: str(i) for i, name in enumerate(told, 1)}
     x, y, recall = zip(*told.values(), strict=True)

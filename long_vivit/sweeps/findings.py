@@ -170,7 +170,7 @@ def tuning(found, peaks):
 def video_to_text(found, told):
     """What the variants' encoders cost in video-to-text, where all of them are frozen.
 
-    told: {variant: (GB of the contrastive step, GB of that of video-to-text, ...)}.
+    told: {variant: (GB of the contrastive step, GB of that of video-to-text, mean recall)}.
     """
 
     def span(place):
@@ -183,12 +183,16 @@ def video_to_text(found, told):
         told.get(mine[0]['variant']) if (mine := those(found, *names)) else None
         for names in (('last_layers',), ('tune', 'adapter_width'))
     )
+
+    def against_base(one):
+        return f' (here {one[1] - base[1]:+.2f} GB)' if base and one else ''
+
     return ' '.join([
         f'The contrastive step takes {span(0)}; video-to-text on the same encoders, frozen and '
         f'unmasked, {span(1)}.',
-        held('the last four layers take no more memory in video-to-text than all',
-             None if not (base and last) else last[1] <= base[1] * 1.001),
-        held('adapters take more there',
+        held('the last four layers take no more memory in video-to-text than all'
+             + against_base(last), None if not (base and last) else last[1] <= base[1]),
+        held('adapters take more there' + against_base(adapters),
              None if not (base and adapters) else adapters[1] > base[1]),
     ])  # fmt: skip
 

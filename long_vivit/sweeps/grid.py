@@ -150,8 +150,8 @@ def own_faults(cfg) -> Iterator[str]:
     memory = given['memory']
     yield from rules.value_faults(memory, MEMORY_RULES, 'memory.')
     width, heads = (memory['language'][field] for field in ('width', 'heads'))
-    if heads and width % heads:
-        yield f'memory.language.width: {width} is no multiple of the {heads} heads'
+    if heads > 0 and width % heads:
+        yield f'memory.language.width: {width} is not divisible by memory.language.heads = {heads}.'
     for field, rule in MEMORY_LISTS.items():
         if bad := [value for value in memory[field] if not rule.passes(value)]:
             yield f'memory.{field}: {bad[0]!r} is not allowed; each must be {rule.allowed}'

@@ -113,10 +113,17 @@ def memory_table(found, memory):
         over = ['*' if x and x > memory['limit_gb'] * 1e9 else ' ' for x in values]
         shown.add_row(variant, f'{100 * rate:g}%', remat, *(
             gigabytes(x) + mark for x, mark in zip(values, over, strict=True)))  # fmt: skip
+    reading = {}
+    for one in found:
+        if taken := one.get('video_to_text_bytes'):
+            reading.setdefault(f'{one["size"]} {one["frames"]}', []).append(taken)
+    told = ', '.join(f'{gigabytes(min(x))} to {gigabytes(max(x))} ({at})'
+                     for at, x in sorted(reading.items()))  # fmt: skip
+    told = f' Video-to-text on the same encoders, frozen, takes {told} GB.' if told else ''
     return (
-        f'{text(shown)}\n\nPeak in GB of a compiled training step, batch {memory["batch"]}, '
+        f'{text(shown)}\n\nPeak in GB of a compiled contrastive step, batch {memory["batch"]}, '
         f'{memory["dtype"]}, {memory["pixels"]} pixels, text tower and optimiser included, by '
-        f"XLA's CPU compiler; * is more than {memory['limit_gb']:g} GB."
+        f"XLA's CPU compiler; * is more than {memory['limit_gb']:g} GB.{told}"
     )
 
 

@@ -125,7 +125,7 @@ def peak(row, size, frames, remat, rate=None):
 
 
 def reading(memory, variant, rate, size, frames, remat):
-    """The row of memory.jsonl of a variant at a masking rate and a ViT size, or None."""
+    """The row of memory.jsonl of a variant at a masking rate and a shape, or None."""
     wanted = variant, rate, size, frames, remat
     for one in memory:
         if tuple(one[key] for key in ('variant', 'rate', 'size', 'frames', 'remat')) == wanted:

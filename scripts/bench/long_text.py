@@ -4,9 +4,9 @@
     python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir runs/look
 
 All ways go on from the same weights, for the same steps on the same long films and texts. The start
-is to long films what CLIP is to the web: its text tower has 77 positions, and was taught on images,
-on short films, and on long films with their summaries and as much of their narratives as 77 tokens
-hold (WORKDIR/start, taught first; its own scores are the first row):
+has a text tower of 77 positions, taught on images, on short films, and on long films with their
+summaries and as much of their narratives as 77 tokens hold (WORKDIR/start, taught first and once;
+its own scores are the first row):
 
     cut           texts cut at 77 tokens: what a CLIP text tower does
     interpolate   the table read at 248 even places
@@ -15,7 +15,8 @@ hold (WORKDIR/start, taught first; its own scores are the first row):
     both          (not by default) the same, but the summary against the videos as they are
 
 Scored are, over the test films: the narrative (long_caption, at most 248 tokens) and the summary
-(caption), recall at 1, the mean of both ways. Summaries are taught in `pcm` and `both` only. Each
+(caption), recall at 1, the mean of both ways. Behind the start summaries are taught in
+`pcm` and `both` only. Each
 cell is a work directory WORKDIR/WAY_SEED; what is finished is not taught again, and one that was
 stopped goes on. The rows are written to WORKDIR/rows.json as well.
 """
@@ -126,8 +127,8 @@ def show(rows, args):
         parts = []
         for name in TEXTS:
             values = [100 * one[name] for one in cells]
-            spread = statistics.stdev(values) if len(values) > 1 else float('nan')
-            parts.append(f'{statistics.mean(values):.1f} +- {spread:.1f}')
+            spread = f' +- {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+            parts.append(f'{statistics.mean(values):.1f}{spread}')
         yield table(way, *parts, max(one['narrative_cut'] for one in cells))
 
 

@@ -156,10 +156,12 @@ def main():
     parser.add_argument('--frames', type=int, nargs='+', choices=CLIPS, default=list(CLIPS))
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=ROWS)
     parser.add_argument('--rounds', type=int, default=5, help='turns of each row that count')
-    parser.add_argument('--steps', type=int, default=2, help='of a turn that count')
+    parser.add_argument('--steps', type=int, default=2, help='steps of a turn that count, >= 1')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     record_argument(parser)
     args = parser.parse_args()
+    if args.steps < 1:
+        parser.error(f'--steps {args.steps}: at least 1 of each turn must count')
     if args.worker:
         worker(args.worker, Size(args.frames[0], CLIPS[args.frames[0]]))
         return
