@@ -107,3 +107,34 @@ def test_our_row_takes_the_trainers_step(monkeypatch):
     first, second = once(), once()
     assert math.isfinite(first) and second < first
     assert facts['temporary_mib'] > 0 and facts['device'] == 'cpu'
+
+
+def test_the_first_step_of_a_turn_and_the_first_turn_do_not_count(monkeypatch):
+    """Rows take turns; a turn is the mean of its steps but the first."""
+    turns = []
+
+    class Worker:
+        """A row whose steps take 1, 2, 3, ... seconds."""
+
+        def __init__(self, row, frames):
+            self.row, self.taken = row, -1
+            self.stdin, self.stdout = self, self
+
+        def write(self, line):
+            turns.append(self.row)
+
+        def readline(self):
+            self.taken += 1
+            if not self.taken:
+                return '{"device": "d"}'
+            return f'{{"seconds": {self.taken}, "peak_mib": {self.taken}}}'
+
+        def flush(self):
+            pass
+
+        close = wait = flush
+
+    monkeypatch.setattr(step, 'start', Worker)
+    found = step.measure(['a', 'b'], 16, rounds=2, steps=2)
+    assert turns == ['a'] * 3 + ['b'] * 3 + ['a'] * 3 + ['b'] * 3 + ['a'] * 3 + ['b'] * 3
+    assert found['a'] == {'device': 'd', 'seconds': [5.5, 8.5], 'peak_mib': 9}
