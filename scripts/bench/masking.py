@@ -99,7 +99,8 @@ def recall(args):
             fields.eval.ablations = False
             fields.stages.long.steps = args.steps
             fields.stages.long.unmasked_tail = args.tail if rate else 0.0
-            train.train(config.resolve(fields))
+            if train.train(config.resolve(fields)):
+                raise SystemExit(f'{fields.workdir}: stopped; the same command goes on')
             ordered = Workdir(fields.workdir).finished('long')['scores']['ordered']
             ways = [ordered[way]['recall_at_1'] for way in ('text_to_video', 'video_to_text')]
             found.append(100 * sum(ways) / 2)
