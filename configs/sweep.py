@@ -39,10 +39,10 @@ def fields() -> ConfigDict:
 def memory() -> dict:
     """Shapes at which the memory of each variant is compiled, without running it.
 
-    So is a video-to-text step on its encoder, at the same sizes, frames and remats; not for tubes
-    and token budgets. The variant's choices stay; widths, depths and so on are those of the encoder
-    named, the text towers those of configs/long.py:base and :large. Numbers in units of the small
-    run go along.
+    With --memory so is a video-to-text step on its encoder, at the same sizes, frames and remats;
+    not for tubes and token budgets. The variant's choices stay; widths, depths and so on are those
+    of the encoder named, the text towers those of configs/long.py:base and :large. Numbers in units
+    of the small run go along.
     """
     return {
         'sizes': ('B', 'L'),  # B and L, as model.video.size; () = none, which saves minutes

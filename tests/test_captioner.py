@@ -31,7 +31,7 @@ def reader(seen_width=16, gate=0.0, **other):
         dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0)),
     )  # fmt: skip
     flat = flatten(found)
-    flat['blocks/gate'] = jnp.full_like(flat['blocks/gate'], gate)
+    flat['trunk/blocks/gate'] = jnp.full_like(flat['trunk/blocks/gate'], gate)
     return unflatten(found, flat)
 
 

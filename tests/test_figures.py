@@ -227,7 +227,7 @@ def test_memory_over_frames_with_the_line():
         for one, x in zip(found, (None, 7e9, 5e9, 8e9), strict=True)
     ]
     text = report.memory_table(read, SETTINGS)
-    assert 'frozen, takes 7.00 to 8.00 (B 128), 5.00 to 5.00 (B 16) GB.' in text
+    assert 'frozen, takes 5.00 to 5.00 (B 16), 7.00 to 8.00 (B 128) GB.' in text
 
 
 def test_memory_of_both_uses_of_an_encoder():

@@ -28,7 +28,7 @@ def attend(
     """Scaled dot-product attention, softmax in float32.
 
     Args:
-      query, key, value: [b, n, m, f], one dtype.
+      query, key, value: [b, n, m, f], one dtype; for 'dense' there may be other numbers of queries.
       implementation: one of IMPLEMENTATIONS.
       split: how the devices along `seq` share the work, see `sequence.resolve`; of no account
         where there is no such axis, and for 'dense'.

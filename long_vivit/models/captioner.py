@@ -15,43 +15,54 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from long_vivit.models import parts
-from long_vivit.models.layers import REMAT, Attention, Block, LayerNorm, Linear, activated
+from long_vivit.models.attention import attend
+from long_vivit.models.layers import Attention, Block, LayerNorm, Linear, Trunk
 from long_vivit.models.positions import waves
 from long_vivit.models.text import WORD_SCALE
 
-TRAINED = r'(resampler/.*|blocks/(look/.*|gate))'  # whole names, of what is new
+TRAINED = r'(resampler/.*|trunk/blocks/(look/.*|gate))'  # whole names, of what is new
+
+
+def look(attention, x, seen):
+    """The attention of x to what is given: x [b, n, d], seen [b, s, d] -> [b, n, d]."""
+    (query,), (key, value) = attention.project(x, slice(1)), attention.project(seen, slice(1, 3))
+    return attention.join(attend(query, key, value, implementation='dense'))
 
 
 class Look(nnx.Module):
-    """Attention of a normalised copy to what is given: x [b, n, d], seen [b, s, d] -> [b, n, d].
-
-    Computed and returned in `dtype`.
-    """
+    """`look` of a normalised copy of x."""
 
     def __init__(self, width, heads, *, dtype, rngs):
         self.norm = LayerNorm(width)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
 
     def __call__(self, x, seen):
-        own = self.attention
-        (query,) = own.project(self.norm(x), slice(1))
-        key, value = own.project(seen, slice(1, 3))
-        return own.join(jax.nn.dot_product_attention(query, key, value))
+        return look(self.attention, self.norm(x), seen)
 
 
-class ResamplerBlock(nnx.Module):
-    """Latents [b, j, d] look at a video's tokens [b, s, d] and at each other, then an MLP."""
+class ResamplerBlock(Block):
+    """Latents x [b, j, d] look at a video's tokens [b, s, d] and at each other, then an MLP."""
 
-    def __init__(self, width, heads, *, dtype, rngs):
+    def __call__(self, x, seen, *, in_parts=False):
+        y = self.norm_1(x)
+        x = x + look(self.attention, y, jnp.concatenate([seen, y], axis=1))
+        return self.then_mlp(x, in_parts)
+
+
+class LookingBlock(Block):
+    """A layer of a language model behind a look at latents [b, j, d]: x [b, l, d] -> [b, l, d].
+
+    What the look adds is gated by tanh of a number that starts at 0: then a layer is what it was.
+    """
+
+    def __init__(self, width, heads, *, dtype, rngs, **block):
+        super().__init__(width, heads, dtype=dtype, rngs=rngs, **block)
         self.look = Look(width, heads, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width)
-        self.up = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.down = Linear(4 * width, width, dtype=dtype, rngs=rngs)
+        self.gate = nnx.Param(jnp.zeros(()))
 
-    def __call__(self, x, seen):
-        x = x + self.look(x, jnp.concatenate([seen, self.look.norm(x)], axis=1))
-        return x + activated('gelu', self.down, self.up(self.norm(x)))
+    def __call__(self, x, latents, *, in_parts=False):
+        gate = jnp.tanh(self.gate[...]).astype(x.dtype)
+        return super().__call__(x + gate * self.look(x, latents), in_parts=in_parts)
 
 
 class Resampler(nnx.Module):
@@ -59,32 +70,16 @@ class Resampler(nnx.Module):
 
     def __init__(self, seen_width, width, heads, *, latents, depth, remat, dtype, rngs):
         self.enter = Linear(seen_width, width, dtype=dtype, rngs=rngs)
-        self.norm_seen = LayerNorm(width)
-        self.latents = nnx.Param(jax.random.normal(rngs.params(), (latents, width)))
-        self.blocks = stacked(ResamplerBlock, depth, width, heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width)
-        self.remat, self.dtype = remat, dtype
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), (latents, width)))
+        self.trunk = Trunk(
+            width, depth, heads, make=ResamplerBlock, remat=remat, dtype=dtype, rngs=rngs
+        )
+        self.dtype = dtype
 
     def __call__(self, seen):
-        seen = self.norm_seen(self.enter(seen))
         x = jnp.broadcast_to(self.latents[...], (len(seen), *self.latents.shape))
-        return self.norm(through(self.blocks, x.astype(self.dtype), seen, self.remat))
-
-
-class LookingBlock(Block):
-    """A layer of a causal language model behind a look at latents: x [b, l, d] -> [b, l, d].
-
-    What the look adds is gated by tanh of a number that starts at 0: then a layer is what it was.
-    """
-
-    def __init__(self, width, heads, *, dtype, rngs):
-        super().__init__(width, heads, causal=True, dtype=dtype, rngs=rngs)
-        self.look = Look(width, heads, dtype=dtype, rngs=rngs)
-        self.gate = nnx.Param(jnp.zeros(()))
-
-    def __call__(self, x, latents):
-        gate = jnp.tanh(self.gate[...]).astype(x.dtype)
-        return super().__call__(x + gate * self.look(x, latents))
+        return self.trunk(x.astype(self.dtype), self.norm(self.enter(seen)))
 
 
 class Captioner(nnx.Module):
@@ -93,46 +88,27 @@ class Captioner(nnx.Module):
     Args:
       seen_width: d', the encoder's. vocab, length: v, and the longest text.
       width, depth, heads: of the language model. latents, resampler_depth: of the resampler.
-      remat: of both, a name in `layers.REMAT`; 'attention' keeps no attention here.
+      remat: of both, see `layers.Trunk`.
     """
 
     def __init__(
         self, seen_width, *, vocab, length, width, depth, heads, latents, resampler_depth, remat,
         dtype, rngs,
     ):  # fmt: skip
-        how = {'dtype': dtype, 'rngs': rngs}
+        how = {'remat': remat, 'dtype': dtype, 'rngs': rngs}
         self.embed = nnx.Param(WORD_SCALE * jax.random.normal(rngs.params(), (vocab, width)))
         self.positions = nnx.Param(WORD_SCALE * waves(length, width))
         self.resampler = Resampler(
-            seen_width, width, heads, latents=latents, depth=resampler_depth, remat=remat, **how
+            seen_width, width, heads, latents=latents, depth=resampler_depth, **how
         )
-        self.blocks = stacked(LookingBlock, depth, width, heads, **how)
-        self.norm = LayerNorm(width)
-        self.remat, self.dtype = remat, dtype
+        self.trunk = Trunk(width, depth, heads, make=LookingBlock, causal=True, **how)
+        self.dtype = dtype
 
     def __call__(self, seen, tokens):
-        latents = self.resampler(seen)
         x = self.embed[...][tokens] + self.positions[...][: tokens.shape[1]]
-        x = self.norm(through(self.blocks, x.astype(self.dtype), latents, self.remat))
+        x = self.trunk(x.astype(self.dtype), self.resampler(seen))
         words = self.embed[...].astype(self.dtype)
         return jnp.einsum('bld,vd->blv', x, words, preferred_element_type=jnp.float32)
-
-
-def stacked(make, depth, width, heads, *, dtype, rngs):
-    """`depth` blocks as one, its leaves with a leading depth dim."""
-    keys = jax.random.split(rngs.params(), depth)
-    return jax.vmap(lambda key: make(width, heads, dtype=dtype, rngs=nnx.Rngs(params=key)))(keys)
-
-
-def through(blocks, x, seen, remat):
-    """x through stacked blocks that look at `seen`; remat: see `Captioner`."""
-
-    def step(x, block):
-        return block(x if remat == 'none' else parts.block_input(x), seen), None
-
-    if remat != 'none':
-        step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])
-    return jax.lax.scan(step, x, blocks)[0]
 
 
 def seen_by(encoder, patches, where):
@@ -158,18 +134,16 @@ def seen_by(encoder, patches, where):
             f'video-to-text takes all {t} x {h} x {w} patches of a video, and {k} are given: '
             "set the stage's mask_rate = 0"
         )
+    x = None if encoder.backbone == 'joint' else encoder.tokens(patches, where)
     if encoder.over_time is not None and encoder.over_time.trunk is not None:
-        slices = encoder.slices(encoder.tokens(patches, where), t)
-        return encoder.over_time.layers(encoder.timed(slices, patches, where))
+        return encoder.over_time.layers(encoder.timed(encoder.slices(x, t), patches, where))
     if encoder.backbone == 'joint':
         x, _ = encoder.joint(patches, where)
         x = x[:, (num_cls := encoder.num_cls(k)) : num_cls + k]
     elif encoder.backbone == 'factorised':
-        x = encoder.trunk(encoder.entered(encoder.tokens(patches, where), t), num_slices=t)
+        x = encoder.trunk(encoder.entered(x, t), num_slices=t)
     else:
-        x = encoder.entered(encoder.tokens(patches, where), t)
-        x = encoder.trunk(rearrange(x, 'b (t s) d -> (b t) s d', t=t))
-        x = rearrange(x, '(b t) s d -> b (t s) d', t=t)
+        x = rearrange(encoder.each_slice(x, t), '(b t) s d -> b (t s) d', t=t)
     x = rearrange(x.astype(jnp.float32), 'b (t s) d -> b t s d', t=t)
     return x[:, :, -h * w :].mean(1)  # without the learnt token of each slice
 

@@ -206,11 +206,12 @@ class Trunk(nnx.Module):
         self.remat, self.depth = remat, depth
 
     def __call__(self, x, lengths=None, *, num_frozen=0, num_still=0, axis=None, **laid):
-        """`num_frozen`: through so many first blocks, and all before them, no gradient flows.
+        """`lengths`: int32 [b], or what else this kind of block is given for each example.
 
-        num_still: the parameters of so many last blocks get none; it flows through them. axis: of
-        the mesh, that the tokens are split over; None: every device has them all. laid: static
-        words on how the tokens lie, that this kind of block asks for.
+        num_frozen: through so many first blocks, and all before them, no gradient flows. num_still:
+        the parameters of so many last blocks get none; it flows through them. axis: of the mesh,
+        that the tokens are split over; None: every device has them all. laid: static words on how
+        the tokens lie, that this kind of block asks for.
         """
         x, above = constrain(x, BATCH, axis, None), self.depth - num_still
         for first, last in ((0, num_frozen), (num_frozen, above), (above, self.depth)):

@@ -187,9 +187,12 @@ class VideoEncoder(nnx.Module):
 
     def slices(self, x, t, **cuts):
         """Tokens [b, k, d] -> the vectors of `t` slices, each encoded by itself: [b, t, d]."""
-        x = rearrange(self.entered(x, t), 'b (t s) d -> (b t) s d', t=t)
-        x = self.trunk(x, **cuts).astype(jnp.float32)
+        x = self.each_slice(x, t, **cuts).astype(jnp.float32)
         return rearrange(self._pool(x), '(b t) d -> b t d', t=t)
+
+    def each_slice(self, x, t, **cuts):
+        """Tokens [b, k, d] of `t` slices as they leave the trunk, each by itself: [(b t), s, d]."""
+        return self.trunk(rearrange(self.entered(x, t), 'b (t s) d -> (b t) s d', t=t), **cuts)
 
     def timed(self, x, patches, where, num_frozen=0):
         """Vectors of slices [b, t, d] with the times that the layers over slices are to know."""

@@ -3,10 +3,11 @@ of the contrastive stage and those of video-to-text on its encoder.
 
     python -m long_vivit.sweeps.costs REQUEST.json      (long_vivit.sweep starts it)
 
-REQUEST is {run, base, memory, rates, cache, out}: the resolved variant and base, the section
-`memory` of configs/sweep.py, more masking rates, the folder that keeps each compiled peak, the file
-to write. Nothing is allocated: steps are compiled for one device, as `plan` does, and with
-JAX_PLATFORMS=cpu by XLA for CPU, which holds bfloat16 work as float32: more than a GPU would.
+REQUEST is {run, base, memory, rates, video_to_text, cache, out}: the resolved variant and base, the
+section `memory` of configs/sweep.py, more masking rates, whether to compile video-to-text, the
+folder that keeps each compiled peak, the file to write. Nothing is allocated: steps are compiled
+for one device, as `plan` does, and with JAX_PLATFORMS=cpu by XLA for CPU, which holds bfloat16 work
+as float32: more than a GPU would.
 """
 
 import json
@@ -28,14 +29,19 @@ def main(path):
     run, base = (config.frozen(request[key]) for key in ('run', 'base'))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     found = own(run, start.tokenizer(run).vocab_size, mesh)
-    found['memory'] = []
-    for shape, other in shapes.wanted(run, base, request['memory'], request['rates']):
+    found['memory'], readings = [], {}
+    memory, folder = request['memory'], Path(request['cache'])
+    for shape, other in shapes.wanted(run, base, memory, request['rates']):
         begun = time.monotonic()
-        taken = at_size(other, request['memory']['language'], Path(request['cache']), mesh)
+        taken = at_size(other, folder, mesh)
+        if request['video_to_text']:  # the same at all masking rates
+            key = tuple(value for name, value in shape.items() if name != 'rate')
+            if key not in readings:
+                readings[key] = of_reading(other, memory['language'], folder)
+            taken['video_to_text_bytes'] = readings[key]
         found['memory'].append(shape | taken)
-        keys = {'': 'peak_bytes', 'video-to-text ': 'video_to_text_bytes'}
-        peaks = ', '.join(f'{k}{taken[x] / 1e9:.2f} GB' for k, x in keys.items() if taken[x])
-        print(f'{shape}: {peaks} ({time.monotonic() - begun:.0f} s)', flush=True)
+        took = f'{taken["peak_bytes"] / 1e9:.2f} GB ({time.monotonic() - begun:.0f} s)'
+        print(f'{shape}: {took}', flush=True)
     write_json_atomic(request['out'], {'request': digest(request), **found})
 
 
@@ -51,16 +57,20 @@ def own(run, vocab, mesh):
     }
 
 
-def at_size(run, language, folder, mesh):
-    """Tokens, parameters and compiled peaks of the stage of a Run at a ViT size.
-
-    language: see `captioning.lowered`; its peak is None for tubes and token budgets.
-    """
+def at_size(run, folder, mesh):
+    """Tokens, parameters and compiled peak of the stage of a Run at a ViT size."""
     program, state, batch = estimate.lowered(run, run.stages[0], shapes.VOCAB, mesh)
-    found = {'peak_bytes': peak(program, folder)}
-    reading = captioning.lowered(run, language)
-    found['video_to_text_bytes'] = None if reading is None else peak(reading, folder)
-    return {'tokens': batch['where'].shape[1], **counts(state), **found}
+    return {
+        'tokens': batch['where'].shape[1],
+        **counts(state),
+        'peak_bytes': peak(program, folder),
+    }
+
+
+def of_reading(run, language, folder):
+    """Compiled peak of video-to-text on that stage's encoder; None: see `captioning.lowered`."""
+    program = captioning.lowered(run, language)
+    return None if program is None else peak(program, folder)
 
 
 def peak(program, folder):

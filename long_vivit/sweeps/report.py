@@ -116,9 +116,9 @@ def memory_table(found, memory):
     reading = {}
     for one in found:
         if taken := one.get('video_to_text_bytes'):
-            reading.setdefault(f'{one["size"]} {one["frames"]}', []).append(taken)
-    told = ', '.join(f'{gigabytes(min(x))} to {gigabytes(max(x))} ({at})'
-                     for at, x in sorted(reading.items()))  # fmt: skip
+            reading.setdefault((one['size'], one['frames']), []).append(taken)
+    told = ', '.join(f'{gigabytes(min(x))} to {gigabytes(max(x))} ({s} {f})'
+                     for (s, f), x in sorted(reading.items()))  # fmt: skip
     told = f' Video-to-text on the same encoders, frozen, takes {told} GB.' if told else ''
     return (
         f'{text(shown)}\n\nPeak in GB of a compiled contrastive step, batch {memory["batch"]}, '

@@ -6,8 +6,7 @@ row = {
     'stage': 'long', 'frames': 64, 'pixels': 64, 'mask_rate': 0.5, 'mask_kind': 'random',
     'num_parameters', 'num_trained', 'tokens_per_clip', 'flops_per_clip' (training, analytic),
     'peak_bytes': of the compiled step at the cell's own shapes and batch,
-    'memory': [{'size': 'B', 'frames': 128, 'remat', 'rate', 'tokens', 'peak_bytes',
-                'video_to_text_bytes': None for tubes and token budgets, ...}],
+    'memory': [{'size': 'B', 'frames': 128, 'remat', 'rate', 'tokens', 'peak_bytes', ...}],
     'clips_per_s', 'seconds', 'steps', 'measured_peak_bytes', 'measured_peak_of', 'jobs', 'device',
     'text_to_video': {'recall_at_1', 'recall_at_5', 'recall_at_10'}, 'video_to_text': {...},
     'twin_accuracy', 'chance_at_1', 'shuffled': {...}, 'one_frame': {...} as the four above,
@@ -125,7 +124,11 @@ def peak(row, size, frames, remat, rate=None):
 
 
 def reading(memory, variant, rate, size, frames, remat):
-    """The row of memory.jsonl of a variant at a masking rate and a shape, or None."""
+    """The row of memory.jsonl of a variant at a masking rate and a shape, or None.
+
+    Beside what a row's `memory` has: 'variant', and 'video_to_text_bytes', None for tubes and token
+    budgets.
+    """
     wanted = variant, rate, size, frames, remat
     for one in memory:
         if tuple(one[key] for key in ('variant', 'rate', 'size', 'frames', 'remat')) == wanted:
