@@ -140,7 +140,7 @@ def test_findings_on_what_is_trained():
         return findings.tuning(found, peaks | {'long.last_layers=1': last_gb})
 
     assert said(of_tuning()).count('these rows agree') == 3
-    assert said(of_tuning()).startswith('Against the base: long.last_layers=1: +0.0 points, 3.0 t')
+    assert said(of_tuning()).startswith('Against the base: long.last_layers=1: +0.0 points, 0.3 t')
     assert said(of_tuning(), 4.0).count('these rows disagree') == 1
     assert said(of_tuning(last=0.4)).count('these rows disagree') == 1
     assert said(of_tuning(adapters=0.4)).count('these rows disagree') == 1

@@ -149,7 +149,7 @@ def tuning(found, peaks):
     """
     base = peaks.get('base')
     words = '; '.join(
-        f'{name}: {d} points, {base / peaks[name]:.1f} times less memory'
+        f'{name}: {d} points, {peaks[name] / base:.1f} times its memory'
         for name, d in against(found).items()
         if peaks.get(name) and base
     )
