@@ -55,7 +55,8 @@ def data() -> dict:
     """
     return {
         'dir': 'data/built',  # folder of the stored data sets
-        'train': '',  # data spec for every stage; '' = each stage's own
+        'train': '',  # data spec for every stage; '' = each stage's own. Images of the built-in
+        #               stories are then left out of the mix; stages.NAME.image_train names others
         'eval': '',  # data spec for every stage; '' = each stage's own
         'tokenizer': '',  # tokenizer.json; '' = the one stored with shape_stories
         'threads': 0,  # threads that read and decode; 0 = one a core, half as many on CPU

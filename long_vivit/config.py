@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from long_vivit import rules, weights
+from long_vivit import rules, stories, weights
 
 
 class Run:
@@ -25,7 +25,8 @@ class Run:
     of configs/base.py, with these differences:
 
     * `stages` is the tuple of the stages to teach, in order, each with its `name`;
-    * data.train and data.eval have been written into the stages;
+    * data.train and data.eval have been written into the stages, and images of the built-in stories
+      are not mixed into data of one's own;
     * model.video has the width, depth and heads that its size stands for;
     * with model.from_init the fields of the architecture are those of `init`.
 
@@ -61,11 +62,19 @@ def resolve(cfg: ConfigDict) -> Run:
         stage = plain['stages'][name]
         for kind in ('train', 'eval'):
             stage[kind] = plain['data'][kind] or stage[kind]
+        if plain['data']['train'] and _built_in(stage['image_train'], but=stage['train']):
+            stage.update(image_train='', image_ratio=0.0)
         stages.append({'name': name, **stage})
     video = plain['model']['video']
     if video['size'] != 'custom':
         video.update(rules.SIZES[video['size']]._asdict())
     return frozen({**plain, 'stages': stages})
+
+
+def _built_in(spec: str, but: str) -> bool:
+    """Whether a data spec names the built-in stories and `but` does not."""
+    mine, other = (s.startswith(f'{stories.NAME}/') for s in (spec, but))
+    return mine and not other
 
 
 def check(cfg: ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """A taught model in a notebook: `long_vivit.load(WORKDIR)`, then encode videos and texts."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +64,18 @@ class Loaded:
     def encode_text(self, texts):
         """z_text float32 [b, e], unit length, of a list of strings; [e] of one string.
 
-        A text longer than the model's `stage.text_length` tokens is cut there.
+        A text longer than the model's `stage.text_length` tokens is cut there, with a warning.
         """
-        if isinstance(texts, str):
-            return self.encode_text([texts])[0]
+        one, texts = isinstance(texts, str), [texts] if isinstance(texts, str) else texts
         tokens = self.tokenizer.encode(texts, self.view.text_length)
-        return np.asarray(encode_tokens(self.model, tokens.ids, tokens.lengths))
+        if tokens.num_cut:
+            warnings.warn(
+                f'{tokens.num_cut} of {len(texts)} texts have more than the {self.view.text_length}'
+                ' tokens that the model reads: cut there',
+                stacklevel=2,
+            )
+        z = np.asarray(encode_tokens(self.model, tokens.ids, tokens.lengths))
+        return z[0] if one else z
 
     def read(self, file, start_s=None, end_s=None):
         """The frames that the model looks at in a file: uint8 [frames, pixels, pixels, 3]; with

@@ -114,6 +114,11 @@ class Optimiser(NamedTuple):
         """The part of the parameters that is trained, {name: array}."""
         return trained.take(params, self.table)
 
+    @staticmethod
+    def num_updates(state: Any) -> jax.Array:
+        """The updates behind a state, of which its learning rate goes by: skipped ones are none."""
+        return state['lr'].count
+
     def put(self, params: Any, live: Mapping[str, Any]) -> Any:
         """The parameters with their trained part replaced."""
         return trained.put(params, live, self.table)

@@ -229,6 +229,7 @@ def batch_like(run, stage, rate=None):
         'lengths': ((b,), jnp.int32),
         'ok': ((b,), jnp.bool_),
         'text_key': ((b,), jnp.int32),
+        'video_key': ((b,), jnp.int32),
     }
     if looks.short_text:
         shapes |= {

@@ -6,7 +6,7 @@ import optax
 
 from long_vivit import grad_cache, losses, optim
 from long_vivit.adam import keep_if
-from long_vivit.losses import components
+from long_vivit.losses import components, pairs
 from long_vivit.state import State
 
 
@@ -26,13 +26,14 @@ def make_step(
     short: what `two_branches` takes of it; None: there are no second, short texts.
     loss: the kind of the loss and its options, see `loss_of`.
     batch: patches uint8 [b, k, r*p*q*c], where int32 [b, k, 3], tokens int32 [b, l],
-      lengths int32 [b], ok bool [b], text_key int32 [b]; with `short` also short_tokens, its own l,
-      short_lengths and short_key.
+      lengths int32 [b], ok bool [b], text_key int32 [b], video_key int32 [b] (absent: all
+      differ); with `short` also short_tokens, its own l, short_lengths and short_key.
     watch: float32 scalars loss, recall, gap, temperature, grad_norm, lr, ok (share), skipped; and
       bias with the sigmoid loss; with `short` what `two_branches` says.
     """
 
     cuts = {'num_frozen': num_frozen, 'num_still': num_still}
+    max_scale = loss.get('max_scale', pairs.MAX_SCALE)
 
     def embed(model, batch):
         z = model(batch, **cuts)
@@ -51,7 +52,10 @@ def make_step(
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         live = optimiser.take(state.model)
         updates, opt = optimiser.update(grads, state.opt, live, good=good)
-        live = keep_if(good, optax.apply_updates(live, updates), live)
+        new = optax.apply_updates(live, updates)
+        if 'log_scale' in new:
+            new['log_scale'] = pairs.held(new['log_scale'], max_scale)
+        live = keep_if(good, new, live)
         model = optimiser.put(state.model, live)
         ema = state.ema
         if ema is not None:
@@ -59,7 +63,7 @@ def make_step(
         watch = watch | {
             'loss': loss,
             'grad_norm': norm,
-            'lr': schedule(state.step),
+            'lr': schedule(optimiser.num_updates(state.opt)),
             'ok': batch['ok'].mean(dtype=jnp.float32),
             'skipped': 1 - good.astype(jnp.float32),
         }
@@ -122,14 +126,14 @@ def loss_of(model, z_video, z_text, batch, *, kind='nce', label_smoothing=0.0, *
 
     Raises ValueError for label smoothing with the sigmoid loss, which has none.
     """
-    pairs = batch['ok'], batch['text_key']
+    about = batch['ok'], batch['text_key'], batch.get('video_key')
     if kind == 'nce':
         return losses.nce(
-            z_video, z_text, model.log_scale[...], *pairs, label_smoothing=label_smoothing,
+            z_video, z_text, model.log_scale[...], *about, label_smoothing=label_smoothing,
             **options,
         )  # fmt: skip
     if label_smoothing:
         raise ValueError(f'loss.label_smoothing: {label_smoothing} is of loss.kind nce only')
     return losses.sigmoid(
-        z_video, z_text, model.log_scale[...], model.logit_bias[...], *pairs, **options
+        z_video, z_text, model.log_scale[...], model.logit_bias[...], *about, **options
     )

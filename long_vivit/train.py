@@ -56,7 +56,12 @@ def main(run):
     if MULTIHOST.value:
         hosts.start()
     else:
-        stories.build_missing(run, say)
+        try:
+            with Signals():
+                stories.build_missing(run, say)
+        except Signalled as signalled:
+            say(f'{words(signalled.number)}: the same command goes on with what is left to build')
+            return 128 + signalled.number
     with hosts.one_voice():
         return train(run, PROFILE.value)
 

@@ -149,14 +149,14 @@ class TensorBoardWriter:
     not double back.
 
     Raises:
-      ModuleNotFoundError: tensorboardX is not installed.
+      ValueError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike):
         try:
             import tensorboardX
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
+            raise ValueError(
                 'log.tensorboard needs tensorboardX, which is not installed. Either\n'
                 '    python -m pip install tensorboardX\n'
                 'or set log.tensorboard to False: the same numbers are in metrics.jsonl.'

@@ -1,5 +1,6 @@
 """Real clips learnt by heart, and shards of films taught and scored, through the public path."""
 
+import dataclasses
 import json
 
 import pytest
@@ -108,7 +109,7 @@ def test_shards_are_trained_on_and_scored_as_their_originals(
 
 
 def test_files_to_score_on_that_are_of_no_use_are_told_before_the_start(
-    manifest, tiny_stories, tmp_path
+    manifest, tiny_stories, tmp_path, monkeypatch
 ):
     whole = (tmp_path / 'short-test-000001a.mp4').read_bytes()
     (tmp_path / 'short-test-000001a.mp4').write_bytes(b'<html>not found</html>')
@@ -125,6 +126,11 @@ def test_files_to_score_on_that_are_of_no_use_are_told_before_the_start(
     assert lines[2].startswith('  short-test-000002b: not-found: ')
     assert not (tmp_path / 'run').exists()
 
+    source = open_source(f'videos:{manifest}#test')
+    monkeypatch.setattr(
+        source, '_examples', [dataclasses.replace(e, start_s=900.0) for e in source._examples[2:3]]
+    )
+    assert opening.unusable(source, time_limit_s=20, threads=2)[0].startswith('bad-range: start l')
     source = open_source(f'videos:{manifest}#test')
     (tmp_path / 'short-test-000001a.mp4').write_bytes(whole)
     assert list(opening.unusable(source, time_limit_s=20, threads=2)) == [5]

@@ -557,3 +557,20 @@ def test_command_line_help():
     code, out, _ = command('--help')
     assert code == 0
     assert '--config=FILE[:WORD]' in out and 'configs/base.py' in out
+
+
+def test_images_of_the_built_in_stories_are_not_mixed_into_ones_own_data():
+    """The README's first command on one's own videos."""
+    cfg = long.get_config()
+    assert config.resolve(cfg).stages[1].image_train.startswith('shape_stories/image')
+    cfg.data.train = 'videos:mine.jsonl'
+    short = config.resolve(cfg).stages[1]
+    assert (short.train, short.image_train, short.image_ratio) == ('videos:mine.jsonl', '', 0.0)
+    cfg.stages.short.image_train = 'videos:images.jsonl'
+    short = config.resolve(cfg).stages[1]
+    assert (short.image_train, short.image_ratio) == ('videos:images.jsonl', 0.1)
+    cfg.data.train, cfg.stages.short.image_train = (
+        'shape_stories/short:train',
+        'shape_stories/image:train',
+    )
+    assert config.resolve(cfg).stages[1].image_ratio == 0.1

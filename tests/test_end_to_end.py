@@ -469,8 +469,8 @@ def poisoned(monkeypatch, is_bad):
     """Makes the loss NaN of each batch that has a text of which is_bad(text) is true."""
     key = np.int32(-12345)
 
-    def nce(z_video, z_text, log_scale, ok, text_key, *, nce=losses.nce, **others):
-        loss, watch = nce(z_video, z_text, log_scale, ok, text_key, **others)
+    def nce(z_video, z_text, log_scale, ok, text_key, *videos, nce=losses.nce, **others):
+        loss, watch = nce(z_video, z_text, log_scale, ok, text_key, *videos, **others)
         return jnp.where((text_key == key).any(), jnp.nan, loss), watch
 
     def text_key(text, text_key=pipeline.text_key):

@@ -39,6 +39,7 @@ def small(data_dir, workdir):
     fields.data.dir, fields.workdir, fields.log.every = str(data_dir), str(workdir), 1
     for stage in fields.stages.values():
         stage.update(steps=2, warmup_steps=1, eval='')
+    fields.stages.short.image_ratio = 0.5  # else no batch of images among two steps
     return config.resolve(fields)
 
 

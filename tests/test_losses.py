@@ -25,30 +25,32 @@ def pairs():
     return z_video, z_text / np.linalg.norm(z_text, axis=1, keepdims=True)
 
 
-def slow_nce(z_video, z_text, scale, ok=None, keys=None, smoothing=0.0):
+def slow_nce(z_video, z_text, scale, ok=None, keys=None, smoothing=0.0, videos=None):
     """The loss by its definition, one row at a time, of the pairs that are ok."""
     real = [i for i in range(len(z_video)) if ok is None or ok[i]]
-    keys = range(len(z_video)) if keys is None else keys
+    keys, videos = (range(len(z_video)) if x is None else x for x in (keys, videos))
     similarity = scale * z_video.astype(np.float64) @ z_text.astype(np.float64).T
     total = 0.0
     for logits in (similarity, similarity.T):
         for i in real:
-            columns = [j for j in real if j == i or keys[j] != keys[i]]
+            columns = [j for j in real if j == i or (keys[j] != keys[i] and videos[j] != videos[i])]
             log_total = math.log(sum(math.exp(logits[i, j]) for j in columns))
             evenly = sum(logits[i, j] - log_total for j in columns) / len(columns)
             total -= (1 - smoothing) * (logits[i, i] - log_total) + smoothing * evenly
     return total / (2 * len(real)) if real else 0.0
 
 
-def call(z_video, z_text, *, scale=SCALE, ok=None, keys=None, **options):
+def call(z_video, z_text, *, scale=SCALE, ok=None, keys=None, videos=None, **options):
     b = len(z_video)
     ok = np.ones(b, bool) if ok is None else np.asarray(ok)
     keys = np.arange(b, dtype=np.int32) if keys is None else np.asarray(keys, np.int32)
-    return nce(z_video, z_text, jnp.log(jnp.float32(scale)), ok, keys, **options)
+    videos = None if videos is None else np.asarray(videos, np.int32)
+    return nce(z_video, z_text, jnp.log(jnp.float32(scale)), ok, keys, videos, **options)
 
 
 KEYS = [4, 1, 4, 9, 1, 4, -3]
 OK = [True, False, True, True, True, False, True]
+VIDEOS = [0, 1, 2, 0, 4, 5, 2]
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
@@ -65,8 +67,19 @@ def test_the_cases_above_are_different_losses():
     """Else the test above could pass with a loss that takes no notice of its arguments."""
     z = pairs()
     cases = [(), (OK,), (None, KEYS), (OK, KEYS), (None, None, 0.1)]
+    cases += [(None, None, 0.0, VIDEOS), (OK, KEYS, 0.0, VIDEOS)]
     losses = [slow_nce(*z, SCALE, *case) for case in cases]
     assert min(abs(a - b) for i, a in enumerate(losses) for b in losses[:i]) > 1e-3
+
+
+@pytest.mark.parametrize('keys', [None, KEYS], ids=['all differ', 'some captions equal'])
+def test_two_captions_of_a_video_are_not_each_others_negatives(keys):
+    """A clip that a batch holds twice, with two of its captions."""
+    z_video, z_text = pairs()
+    loss, _ = call(z_video, z_text, ok=OK, keys=keys, videos=VIDEOS)
+    assert float(loss) == pytest.approx(
+        slow_nce(z_video, z_text, SCALE, OK, keys, videos=VIDEOS), 1e-5
+    )
 
 
 def test_known_values():
@@ -172,8 +185,7 @@ def test_the_scale_is_held_at_its_limit(scale, held):
     log_scale = jnp.log(jnp.float32(scale))
     value, slope = jax.value_and_grad(logit_scale)(log_scale, 100.0)
     assert float(value) == pytest.approx(held, 1e-5)
-    # d exp(x) / dx = exp(x) below the limit, nothing above it
-    assert float(slope) == pytest.approx(held if scale < 100 else 0.0, 1e-5)
+    assert float(slope) == pytest.approx(held, 1e-5)  # d exp(x) / dx = exp(x): no dead end above
 
 
 def test_the_held_scale_is_what_the_loss_uses():
@@ -186,8 +198,11 @@ def test_the_held_scale_is_what_the_loss_uses():
         ok, keys = np.ones(B, bool), np.arange(B, dtype=np.int32)
         return nce(z_video, z_text, log_scale, ok, keys, max_scale=20.0)[0]
 
-    assert float(jax.grad(value)(jnp.log(jnp.float32(1000.0)))) == 0
-    assert abs(float(jax.grad(value)(jnp.log(jnp.float32(10.0))))) > 1e-3
+    slope = jax.grad(value)
+    there = float(slope(jnp.log(jnp.float32(20.0))))  # CLIP's is at its clamp: it can come down
+    assert abs(there) > 1e-3
+    assert float(slope(jnp.log(jnp.float32(1000.0)))) == pytest.approx(there, 1e-5)
+    assert abs(float(slope(jnp.log(jnp.float32(10.0))))) > 1e-3
 
 
 def test_half_precision_embeddings_lose_nothing_more():

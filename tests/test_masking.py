@@ -115,7 +115,7 @@ def test_batches_keep_what_their_step_says_and_all_else_as_it_was(tiny_stories):
     found = [changing[step] for step in range(6)]
     assert [batch['where'].shape[1] for batch in found] == KEPT
     for step, batch in enumerate(found):
-        for key in ('id', 'tokens', 'index'):
+        for key in ('id', 'tokens', 'video_key'):
             np.testing.assert_array_equal(batch[key], plain[step][key])
         np.testing.assert_array_equal(batch['patches'], changing[step]['patches'])
     for key in ('patches', 'where'):

@@ -1,6 +1,8 @@
 """Batches by step: the same on any number of hosts, after any break, and with broken videos."""
 
 import dataclasses
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -112,14 +114,14 @@ def test_what_a_batch_holds(make, short, tokenizer):
         'lengths': (np.int32, (BATCH,)),
         'ok': (np.bool_, (BATCH,)),
         'text_key': (np.int32, (BATCH,)),
-        'index': (np.int64, (BATCH,)),
+        'video_key': (np.int32, (BATCH,)),
         'cut': (np.bool_, (BATCH,)),
     }
     found = {key: (batch[key].dtype, batch[key].shape) for key in wanted}
     assert found == wanted and batch.keys() == wanted.keys() | {'id', 'error', 'source'}
     assert batch['ok'].all() and batch['error'] == [None] * BATCH
     for row in rows(batch):
-        example = short[int(row['index'])]
+        example = short[int(row['video_key'])]
         assert example.id == row['id']
         tokens = tokenizer.encode(example.captions, 24)
         np.testing.assert_array_equal(row['tokens'], tokens.ids[0])
@@ -134,12 +136,12 @@ def test_a_batch_is_a_pure_function_of_its_step(make):
     first = [one[step] for step in (0, 9, 20)]
     for step, batch in zip((20, 9, 0), reversed(first), strict=True):
         assert_same(other[step], batch)
-    changing = [first[0][key] for key in ('patches', 'where', 'index')]
+    changing = [first[0][key] for key in ('patches', 'where', 'video_key')]
     for step in (1, 2, 9):
-        for x, key in zip(changing, ('patches', 'where', 'index'), strict=True):
+        for x, key in zip(changing, ('patches', 'where', 'video_key'), strict=True):
             assert not np.array_equal(one[step][key], x), (step, key)
     other_seed = make(seed=1)[0]
-    for x, key in zip(changing, ('patches', 'where', 'index'), strict=True):
+    for x, key in zip(changing, ('patches', 'where', 'video_key'), strict=True):
         assert not np.array_equal(other_seed[key], x)
 
 
@@ -169,7 +171,7 @@ def test_each_host_reads_the_rows_it_needs_of_one_global_batch(make, step):
 def test_twins_stand_side_by_side(make, short):
     assert short.group_size == 2
     for step in range(10):
-        index = make()[step]['index']
+        index = make()[step]['video_key']
         np.testing.assert_array_equal(index[::2] % 2, 0)
         np.testing.assert_array_equal(index[::2] + 1, index[1::2])
         groups = [short[int(i)].group for i in index]
@@ -251,6 +253,31 @@ def test_nothing_is_left_behind_the_end(make, start):
     assert list(read_ahead(make(steps=6), start=start)) == []
 
 
+class Counted:
+    """Examples that count how many were asked for, and on how many threads at once."""
+
+    def __init__(self):
+        self.num, self.threads = 0, set()
+
+    def __getitem__(self, place):
+        self.threads.add(threading.get_ident())
+        self.num += 1
+        time.sleep(0.002)
+        return {'patches': np.zeros(1, np.uint8), 'id': str(place)}
+
+
+@pytest.mark.parametrize('threads', [1, 4, 32])
+def test_few_batches_wait_whatever_the_number_of_threads(threads):
+    """A batch of long videos is gigabytes; and the first one is made by all threads."""
+    source = Counted()
+    ahead = read_ahead(Batches(source, 64, 40), threads=threads)
+    assert next(ahead)['id'] == [str(place) for place in range(64)]
+    assert len(source.threads) >= min(threads, 3)
+    time.sleep(1.0)  # nobody takes any: what is made now waits
+    assert source.num <= 64 * 5, source.num / 64
+    assert [one['id'][0] for one in ahead] == [str(64 * step) for step in range(1, 40)]
+
+
 # Broken videos ------------------------------------------------------------------------------
 
 
@@ -277,7 +304,7 @@ class Damaged:
 def broken(make, short):
     """(the batch unbroken, the same with rows 2 and 5 unreadable)."""
     whole = make()[0]
-    at = whole['index'][[2, 5]].tolist()
+    at = whole['video_key'][[2, 5]].tolist()
     source = Damaged(short, {at[0]: b'<html>not found</html>', at[1]: 'no/such/film.mp4'})
     return whole, make(source=source)[0]
 

@@ -73,7 +73,7 @@ def test_a_batch_with_short_texts(kind, tiny_stories, tmp_path):
     came = {key: (x.shape, x.dtype) for key, x in batch.items() if key not in HOST_ONLY}
     like = recipe.batch_like(run, run.stages[0])
     assert came == {k: (x.shape, x.dtype) for k, x in like.items()}
-    for i, index in enumerate(batch['index']):
+    for i, index in enumerate(batch['video_key']):
         example = source[int(index)]
         text = example.captions[0]
         if kind == 'first_sentence':

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from long_vivit.inputs import manifests
+from long_vivit.inputs import manifests, sources
 from long_vivit.inputs.sources import Example, open_source, parse_spec
 
 
@@ -69,6 +69,18 @@ def test_manifest(tmp_path):
     assert source[2].captions == () and source[2].group == 2
     assert [source[i].id for i in range(3)] == ['first', '/abs/b.mp4', '/abs/b.mp4~2']
     assert source[1].video == '/abs/b.mp4'
+
+
+def test_several_captions_in_csv(tmp_path):
+    rows = [['a.mp4', '["a man dances", "a man"]'], ['b.mp4', '[1] is no list']]
+    with open(tmp_path / 'm.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([['video', 'caption'], *rows])
+    source = open_source(f'videos:{tmp_path}/m.csv')
+    assert source[0].captions == ('a man dances', 'a man')
+    assert source[1].captions == ('[1] is no list',)
+    (tmp_path / 'twice.csv').write_text('video,caption,caption\na.mp4,a man dances,a man\n')
+    message = fault_of(f'videos:{tmp_path}/twice.csv')
+    assert 'column caption is there more than once' in message
 
 
 def test_csv_equals_jsonl(tmp_path):
@@ -301,7 +313,38 @@ def test_stored_twins_lie_together(built):
     assert [source[i].group for i in range(6)] == [0, 0, 1, 1, 2, 2]
     assert len(open_source('small_set/twins:train[:4]', data_dir=built)) == 4
     for cut in ('train[:3]', 'train[1:5]'):
-        assert 'cuts a pair' in fault_of(f'small_set/twins:{cut}', data_dir=built)
+        message = fault_of(f'small_set/twins:{cut}', data_dir=built)
+        assert 'cuts a group of 2 near-twins; cut at multiples of 2.' in message
+
+
+def test_stored_groups_of_three(built, monkeypatch):
+    """Groups are as large as they are, not pairs or nothing."""
+    monkeypatch.setattr(
+        sources.Stored, '__getitem__', lambda self, i: Example(str(i), b'', group=i // 3)
+    )
+    assert open_source('small_set/single:train', data_dir=built).group_size == 3
+    assert open_source('small_set/single:train[:3]', data_dir=built).group_size == 3
+    message = fault_of('small_set/single:train[:4]', data_dir=built)
+    assert 'cuts a group of 3 near-twins; cut at multiples of 3.' in message
+
+
+@pytest.mark.parametrize('part', ['[:4', '[:abc]', '[4]', '[:600]', '[:2]+tset[:2]', '[:0]'])
+def test_parts_of_a_split_that_are_none(built, part):
+    message = fault_of(f'small_set/single:train{part}', data_dir=built)
+    assert f'train{part}: ' in message
+    assert 'the split is empty' in message or 'train: 6' in message
+
+
+@pytest.mark.parametrize('damage', ['cut', 'gone'])
+def test_a_damaged_file_of_records(built, tmp_path, damage):
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.glob('small_set/single/*/*train*array_record*')
+    if damage == 'gone':
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:100])
+    message = fault_of('small_set/single:train', data_dir=tmp_path)
+    assert message.startswith('small_set/single:train: ') and 'again' in message
 
 
 def test_stored_faults(built):

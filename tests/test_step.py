@@ -36,9 +36,9 @@ def ready(*, tune='all', ema=0.0, **options):
     return state, jax.jit(step, compiler_options=FAST, **options)
 
 
-def poisoned(z_video, z_text, log_scale, ok, text_key, **options):
+def poisoned(z_video, z_text, log_scale, ok, text_key, *video_key, **options):
     """The loss, or NaN, or the loss with a NaN gradient, as the first text key says."""
-    loss, watch = TRUE_NCE(z_video, z_text, log_scale, ok, text_key, **options)
+    loss, watch = TRUE_NCE(z_video, z_text, log_scale, ok, text_key, *video_key, **options)
     loss = jnp.where(text_key[0] == BAD_LOSS, jnp.nan, loss)
     # The square root has no slope at 0.
     root = jnp.sqrt(0 * log_scale + jnp.where(text_key[0] == BAD_GRADIENT, 0.0, 1.0))
@@ -97,6 +97,21 @@ def test_what_is_watched(with_ema):
     assert float(watch['grad_norm']) > 0
 
 
+def test_the_scale_stays_at_its_clamp_and_comes_down_again():
+    """CLIP's starts there. Above it, what is exported were another scale than was taught."""
+    state, step = ready()
+    most = jnp.log(jnp.float32(100.0))
+    state.model.log_scale[...] = most
+    sharp = batch()
+    down = sharp | {'text_key': np.arange(len(sharp['ok']), dtype=np.int32)}
+    found = [float(most)]
+    for _ in range(6):
+        state, _ = step(state, down)
+        found.append(float(state.model.log_scale[...]))
+    assert max(found) <= float(most)
+    assert found[-1] < found[0]  # random pairs at a scale of 100: lower is better
+
+
 @pytest.mark.parametrize('sign', [BAD_LOSS, BAD_GRADIENT])
 def test_a_step_that_is_not_finite_changes_no_bit(with_ema, sign):
     """Neither parameters, nor moments, nor counts, nor the mean; only the place in the data."""
@@ -108,6 +123,7 @@ def test_a_step_that_is_not_finite_changes_no_bit(with_ema, sign):
     assert np.isfinite(watch['grad_norm']) == (sign == BAD_LOSS)
     assert int(after.step) == 2
     assert_same(after._replace(step=state.step), state)
+    assert float(step(after, signed(GOOD))[1]['lr']) == pytest.approx(0.05 * 2 / 4)  # as applied
     # And the step that follows is the one that would have been.
     one = signed(GOOD, seed=2)
     assert_same(step(after, one)[0]._replace(step=0), step(state, one)[0]._replace(step=0))

@@ -1,12 +1,11 @@
 """The built-in stories are built where they are wanted and missing, and only there."""
 
-import subprocess
 import types
 
 import pytest
 
 from configs import sweep as recipes
-from long_vivit import stories, sweep
+from long_vivit import children, stories, sweep
 from long_vivit.sweeps import grid
 from tests import tiny_run
 
@@ -16,12 +15,12 @@ def build(monkeypatch):
     """The build, left out: `folders` that were asked for, `status` that it ends with."""
     found = types.SimpleNamespace(folders=[], status=0)
 
-    def run(command):
-        assert command[1:5] == ['-m', 'long_vivit.build_data', 'shape_stories', '--data_dir']
-        found.folders.append(command[5])
-        return subprocess.CompletedProcess(command, found.status)
+    def run(arguments):
+        assert arguments[:4] == ['-m', 'long_vivit.build_data', 'shape_stories', '--data_dir']
+        found.folders.append(arguments[4])
+        return found.status
 
-    monkeypatch.setattr(subprocess, 'run', run)
+    monkeypatch.setattr(children, 'run', run)
     return found
 
 
@@ -34,15 +33,36 @@ def test_a_missing_folder_is_built(build, tmp_path):
 
 def test_what_is_there_is_left_alone_even_if_it_is_of_no_use(build, tmp_path):
     (tmp_path / 'shape_stories').mkdir()
+    (tmp_path / 'shape_stories' / 'tokenizer.json').touch()
     stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), print)
     assert build.folders == []
 
 
+def test_a_build_that_was_stopped_goes_on(build, tmp_path):
+    """The tokenizer is what it leaves last."""
+    (tmp_path / 'shape_stories' / 'image' / '1.0.0').mkdir(parents=True)
+    stories.build_missing(tiny_run.resolved(tmp_path, tmp_path / 'run'), print)
+    assert build.folders == [str(tmp_path)]
+
+
 def test_a_run_on_other_data_builds_nothing(build, tmp_path):
     other = {f'stages__image__{key}': 'videos:clips.jsonl' for key in ('train', 'eval')}
-    run = tiny_run.resolved(tmp_path, tmp_path / 'run', run=('image',), **other)
+    mine = tmp_path / 'tokenizer.json'
+    mine.touch()
+    run = tiny_run.resolved(
+        tmp_path, tmp_path / 'run', run=('image',), data__tokenizer=str(mine), **other
+    )
     stories.build_missing(run, print)
     assert build.folders == []
+
+
+def test_their_tokenizer_is_built_where_none_is_named(build, tmp_path):
+    """The first command on one's own videos, in a fresh clone."""
+    said, other = [], {f'stages__image__{key}': 'videos:clips.jsonl' for key in ('train', 'eval')}
+    run = tiny_run.resolved(tmp_path, tmp_path / 'run', run=('image',), **other)
+    stories.build_missing(run, said.append)
+    assert build.folders == [str(tmp_path)]
+    assert 'for its tokenizer' in said[0]
 
 
 def test_a_build_that_fails_ends_the_run(build, tmp_path):

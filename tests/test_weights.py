@@ -97,6 +97,8 @@ def test_clip_is_its_reference(folder):
     assert (found.vocab, found.pixels, found.text_length) == (600, 16, 9)
     assert found.fields['model.video.mlp_width'] == 64 and found.fields['model.text.mlp_width'] == 0
     assert loaded.encode_text('a cat').shape == (16,)
+    with pytest.warns(UserWarning, match='1 of 2 texts have more than the .* tokens'):
+        loaded.encode_text(['a cat', 'a cat and ' * 99])
 
 
 @pytest.mark.parametrize('frames', [2, 16, 128])

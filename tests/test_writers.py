@@ -192,7 +192,7 @@ def test_json_survives_a_failed_replace(tmp_path, monkeypatch):
 
 def test_missing_tensorboard_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-    with pytest.raises(ModuleNotFoundError, match='python -m pip install tensorboardX'):
+    with pytest.raises(ValueError, match='python -m pip install tensorboardX'):
         writers.TensorBoardWriter(tmp_path)
 
 

@@ -3,10 +3,10 @@
 import concurrent.futures
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 
 from data.clips import parts
+from long_vivit import children
 
 
 def workforce(
@@ -41,7 +41,7 @@ def _made(todo: Sequence[parts.Part], workers: int) -> Iterator[tuple[parts.Part
         return
     # Fresh interpreters: forking a process that has threads (TFDS) can deadlock.
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context('spawn'), initializer=_ignore_interrupt
+        workers, multiprocessing.get_context('spawn'), children.as_worker, (os.getpid(),)
     )
     try:
         futures = {pool.submit(parts.make, part): part for part in todo}
@@ -54,8 +54,3 @@ def _made(todo: Sequence[parts.Part], workers: int) -> Iterator[tuple[parts.Part
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent alone shall act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,10 +7,11 @@ import collections
 import concurrent.futures
 import itertools
 import multiprocessing
-import signal
+import os
 from collections.abc import Iterator
 
 from data.shape_stories import captions, draw, films, world
+from long_vivit import children
 
 
 def make_group(seed: int, setting: world.Setting, split: str, group: int) -> list[dict]:
@@ -54,7 +55,7 @@ def make_split(seed: int, setting: world.Setting, split: str, workers: int = 1) 
     # Fresh interpreters: forking a process that has threads (JAX, TFDS) can deadlock.
     context = multiprocessing.get_context('spawn')
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_ignore_interrupt
+        workers, context, children.as_worker, (os.getpid(),)
     )
     pending = collections.deque()
 
@@ -75,8 +76,3 @@ def make_split(seed: int, setting: world.Setting, split: str, workers: int = 1) 
 
 def _make_groups(seed, setting, split, start, stop) -> list[dict]:
     return [r for g in range(start, stop) for r in make_group(seed, setting, split, g)]
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent alone shall act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

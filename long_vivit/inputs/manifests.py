@@ -4,8 +4,8 @@
 |--------------|-----------------------------------------------------------------------------------|
 | video        | path of the file, absolute or relative to the manifest's folder; the one field    |
 |              | that every row needs                                                              |
-| caption      | a sentence, or a list of them (JSON lines)                                        |
-| long_caption | a paragraph, or a list of them                                                    |
+| caption      | a sentence, or a list of them; in a CSV cell: ["a man", "a dog"]                  |
+| long_caption | a paragraph, or a list of them, likewise                                          |
 | start, end   | seconds, where the row is a part of the video; end is not in the part             |
 | label        | a class name                                                                      |
 | split        | which split the row belongs to: `videos:PATH#train` takes the rows of one         |
@@ -123,6 +123,11 @@ def _parse_csv(content: str, faults: list) -> Iterator[tuple[int, dict]]:
     """Rows of a CSV text; an empty cell counts as absent."""
     reader = csv.DictReader(io.StringIO(content, newline=''), strict=True)
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            several = 'several captions go into one cell as a JSON list: ["a man", "a dog"]'
+            faults.append((1, f'column {", ".join(twice)} is there more than once; {several}'))
+            return
         for row in reader:
             if None in row or None in row.values():
                 cells = f'must have {len(reader.fieldnames)} cells, as the first line has'
@@ -156,13 +161,23 @@ def _read_row(row: dict, given: dict, wanted, fault) -> None:
 
 def _texts(name: str, value, fault) -> tuple[str, ...]:
     """A text or a list of texts as a tuple; None and '' as an empty one."""
-    texts = [value] if isinstance(value, str) else value
+    texts = _listed(value) if isinstance(value, str) else value
     if value is None or value == '':
         return ()
     if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         fault(f'{name}: must be a text or a list of texts, none of them empty, is {value!r:.80}')
         return ()
     return tuple(texts)
+
+
+def _listed(text: str) -> list:
+    """A text alone, or the JSON list of texts that it is, as CSV cells hold several."""
+    if text.lstrip().startswith('["'):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return [text]
 
 
 def _seconds(name: str, value, fault) -> float | None:

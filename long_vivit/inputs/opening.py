@@ -1,4 +1,4 @@
-"""Which files of a data set cannot be used at all, told without decoding them."""
+"""Which videos of a data set cannot be used at all, told without decoding them."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +6,8 @@ from long_vivit.inputs import video
 
 
 def unusable(source, *, time_limit_s, threads):
-    """{row: 'reason: detail'} of the videos that cannot be opened, or whose packets end too early.
+    """{row: 'reason: detail'} of the videos that cannot be opened, or whose packets do not
+    hold the part from `start` to `end`.
 
     Each file is read once, and one frame decoded: damage within is found by `read_frames` only.
     Videos stored as bytes are passed over: they were read when they were stored.
@@ -17,16 +18,22 @@ def unusable(source, *, time_limit_s, threads):
 
     def look(file):
         try:
-            info = video.probe(file, time_limit_s=time_limit_s)
+            return video.probe(file, time_limit_s=time_limit_s)
         except video.VideoError as error:
-            return error.reason, error.detail
-        return info.fault, info.detail
+            return error
 
     with ThreadPoolExecutor(threads) as pool:
-        faults = dict(zip(files, pool.map(look, files), strict=True))
-    found = {i: (*faults[example.video], example.end_s) for i, example in rows.items()}
-    return {
-        i: f'{reason}: {detail}'
-        for i, (reason, detail, end_s) in found.items()
-        if reason and reason != 'damaged' and not (reason == 'truncated' and end_s is not None)
-    }
+        looks = dict(zip(files, pool.map(look, files), strict=True))
+    found = {i: _fault(looks[example.video], example) for i, example in rows.items()}
+    return {i: fault for i, fault in found.items() if fault}
+
+
+def _fault(seen, example):
+    """'reason: detail' of an example whose file is a VideoInfo, or a VideoError; '' for none."""
+    try:
+        if isinstance(seen, video.VideoError):
+            raise seen
+        video.clip_range(seen, example.start_s, example.end_s, example.video)
+    except video.VideoError as error:
+        return f'{error.reason}: {error.detail}'
+    return ''

@@ -20,6 +20,9 @@ from long_vivit.inputs.text import text_key
 __all__ = ['FRAME_ORDERS', 'View']
 
 
+PIECES = 2  # of a batch for each thread that reads: some videos take longer than others
+
+
 class Order:
     """Which record stands at place i of an endless stream of shuffled epochs.
 
@@ -71,7 +74,8 @@ def read_text(example, view, rng):
 class Examples:
     """Training examples by their place in the global stream: dicts of arrays without a batch dim.
 
-    `index` is the record's number in the source; `error` (VideoError or None) stays on the host.
+    `video_key` is the record's number in the source; `error` (VideoError or None) stays on the
+    host.
     """
 
     source: object
@@ -98,7 +102,7 @@ class Examples:
             'lengths': tokens.lengths[0],
             'ok': np.bool_(error is None),
             'text_key': text_key(text),
-            'index': np.int64(index),
+            'video_key': np.int32(index),
             'cut': np.bool_(tokens.num_tokens[0] > self.view.text_length),
             'id': example.id,
             'error': error,
@@ -108,7 +112,7 @@ class Examples:
 
 
 # Keys of a batch that never go to a device.
-HOST_ONLY = ('index', 'cut', 'short_cut', 'id', 'error', 'source')
+HOST_ONLY = ('cut', 'short_cut', 'id', 'error', 'source')
 
 
 def stack(examples):
@@ -158,15 +162,23 @@ class Batches:
         """How many of the first `step` steps took images."""
         return int(step * self.image_ratio) if self.images else 0
 
+    @property
+    def here(self):
+        """The rows of a batch that this host makes."""
+        return range(self.batch) if self.rows is None else self.rows
+
     def __getitem__(self, step):
+        return stack(self.some(step, self.here))
+
+    def some(self, step, rows):
+        """The examples in these rows of the global batch of a step, not stacked."""
         count = self.num_images_before(step)
         is_image = self.num_images_before(step + 1) > count
         examples = self.images if is_image else self.videos
         first = (count if is_image else step - count) * self.batch
         if self.rates is not None:
             examples = examples.masked([rate for begin, rate in self.rates if begin <= step][-1])
-        rows = range(self.batch) if self.rows is None else self.rows
-        return stack([examples[first + int(row)] for row in rows])
+        return [examples[first + int(row)] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -188,11 +200,22 @@ class Clips:
     def __len__(self):
         return -(-len(self.source) // self.batch)
 
+    @property
+    def here(self):
+        """The places of a batch that this host makes."""
+        return range(self.batch) if self.rows is None else self.rows
+
     def __getitem__(self, j):
+        return stack(self.some(j, self.here))
+
+    def some(self, j, rows):
+        """The videos in these places of batch j, not stacked."""
         first = j * self.batch
         end = min(first + self.batch, len(self.source))
-        places = range(first, end) if self.rows is None else [first + int(r) for r in self.rows]
-        return stack([self._clip(place) if place < end else self._blank() for place in places])
+        places = [first + int(row) for row in rows]
+        if self.rows is None:
+            places = [place for place in places if place < end]
+        return [self._clip(place) if place < end else self._blank() for place in places]
 
     def _clip(self, index):
         example = self.source[index]
@@ -205,10 +228,34 @@ class Clips:
         return {'patches': shown, 'where': where, 'id': '', 'error': None}
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Batches in pieces, for threads to share: piece i is part of batch i // each, not stacked."""
+
+    batches: Batches | Clips
+    each: int  # pieces of a batch
+
+    def __len__(self):
+        return len(self.batches) * self.each
+
+    def __getitem__(self, i):
+        j, piece = divmod(i, self.each)
+        rows = self.batches.here
+        ends = [len(rows) * p // self.each for p in (piece, piece + 1)]
+        return self.batches.some(j, rows[slice(*ends)])
+
+
 def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:
-    """Iterate from batch `start` with `threads` threads, a few batches ahead."""
+    """Iterate from batch `start`; all `threads` threads work on the same one or two batches.
+
+    So however many threads there are, the host holds few batches beside the one that is given: one
+    that waits, one that waits to be stacked, and the pieces that are being made.
+    """
     if start >= len(batches):
         return iter(())
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    dataset = grain.MapDataset.source(batches)[start:]
-    return iter(dataset.to_iter_dataset(options))
+    pieces = Pieces(batches, min(len(batches.here), PIECES * threads))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=pieces.each)
+    read = grain.MapDataset.source(pieces)[start * pieces.each :].to_iter_dataset(options)
+    whole = read.batch(pieces.each, batch_fn=lambda parts: stack([e for p in parts for e in p]))
+    # A thread of its own puts batches together, since whoever iterates has steps to start.
+    return iter(grain.experimental.ThreadPrefetchIterDataset(whole, prefetch_buffer_size=1))

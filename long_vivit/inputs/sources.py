@@ -6,6 +6,7 @@ knows paths and bytes and text, not pixels; reading them is left to video.py.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -142,8 +143,16 @@ class Stored:
             if wanted and not any(name in builder.info.features for name in wanted):
                 raise ValueError(f'{spec}: its records have no {" or ".join(wanted)}.')
         self.name = spec
-        self._records = builder.as_data_source(parts.split)
-        if not len(self._records):
+        try:
+            self._records = builder.as_data_source(parts.split)
+            empty = not len(self._records)
+        except Exception as error:  # of many classes, for slices that are none and for lost files
+            raise ValueError(
+                f'{spec}: cannot be read ({error}); splits have '
+                + ', '.join(f'{n}: {one.num_examples}' for n, one in builder.info.splits.items())
+                + f' records, a part is written as {split}[:256]; else build {folder} again'
+            ) from error
+        if empty:
             raise ValueError(f'{spec}: the split is empty.')
         self.fingerprint = _digest(
             [builder.info.full_name, parts.split, len(self), _contents(folder)]
@@ -156,7 +165,12 @@ class Stored:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):  # ends a loop over the source, which ArrayRecord would not
             raise IndexError(f'{self.name}: no example {index} of {len(self)}')
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except Exception as error:  # a damaged file
+            raise ValueError(
+                f'{self.name}: record {index} cannot be read; build it again ({error})'
+            ) from error
         names = ('id', 'caption', 'long_caption', 'end', 'label')
         text = {name: _texts(record.get(name)) for name in names}
         return Example(
@@ -170,13 +184,25 @@ class Stored:
         )
 
     def _measure_groups(self) -> int:
-        """The size of the groups, from the first records: they are equally large."""
-        groups = [self[i].group for i in range(min(len(self), 3))]
-        size = 2 if len(groups) > 1 and groups[0] == groups[1] else 1
-        cut = size == 1 and len(groups) > 2 and groups[1] == groups[2]
-        if cut or len(self) % size:
-            raise ValueError(f'{self.name}: the split cuts a pair of twins; cut at even numbers.')
-        return size
+        """The size of the groups: they are equally large, the first two and the last are looked at.
+
+        Raises ValueError where the split begins or ends within a group.
+        """
+        first = self._run(range(len(self)))
+        second = self._run(range(first, len(self)))
+        last = self._run(range(len(self) - 1, -1, -1))
+        if second not in (0, first) or last != first:
+            size = max(first, second, last)
+            raise ValueError(
+                f'{self.name}: the split cuts a group of {size} near-twins; cut at multiples of '
+                f'{size}.'
+            )
+        return first
+
+    def _run(self, places) -> int:
+        """How many records from the first of these places on share its group."""
+        groups = (self[i].group for i in places)
+        return sum(1 for _ in next(itertools.groupby(groups), (0, ()))[1])
 
 
 def _newest_version(data_dir: Path, parts: Spec) -> Path:

@@ -33,7 +33,10 @@ from .packets import (
     spread,
 )
 
-__all__ = ['REASONS', 'Frames', 'VideoError', 'VideoInfo', 'check_video', 'probe', 'read_frames']
+__all__ = [
+    'REASONS', 'Frames', 'VideoError', 'VideoInfo', 'check_video', 'clip_range', 'probe',
+    'read_frames',
+]  # fmt: skip
 
 # How far, in seconds, an `end` may lie beyond the last frame and still mean the end of the video:
 # annotations are rounded, and made on other copies of the file.
@@ -142,7 +145,7 @@ def read_frames(
     deadline = Deadline(time_limit_s, name)
     with open_file(file, name, deadline) as opened:
         packets = demux(opened, hold=True)
-        start_s, end_s = _range(packets, start, end, name)
+        start_s, end_s = clip_range(packets, start, end, name)
         seconds = packets.seconds
         # A microsecond of grace: times come rounded from annotation files.
         places = np.searchsorted(seconds, _times(choose, start_s, end_s) + 1e-6, side='right') - 1
@@ -182,10 +185,16 @@ def _replace(decoder, packets, places, max_missing, name) -> tuple[np.ndarray, i
     return np.where(good, places, pool[gaps.argmin(axis=1)]), num_missing
 
 
-def _range(packets: Packets, start, end, name: str) -> tuple[float, float]:
-    duration_s = packets.duration_s
-    if packets.fault == 'truncated' and (end is None or end > duration_s + 1e-6):
-        raise VideoError('truncated', packets.detail, name)
+def clip_range(
+    found: Packets | VideoInfo, start: float | None, end: float | None, name: str
+) -> tuple[float, float]:
+    """(start, end) in seconds of what `read_frames` reads of a file.
+
+    Raises VideoError: truncated, where the range is not in the part that is there; bad-range.
+    """
+    duration_s = found.duration_s
+    if found.fault == 'truncated' and (end is None or end > duration_s + 1e-6):
+        raise VideoError('truncated', found.detail, name)
     start_s = 0.0 if start is None else float(start)
     end_s = duration_s if end is None else float(end)
     asked = f'start {start_s:g} s, end {end_s:g} s; the video has {duration_s:.3f} s'

@@ -21,8 +21,8 @@ MASKED = -1e30  # the logit of a pair that does not count; finite, so its gradie
 
 
 def nce(
-    z_video, z_text, log_scale, ok, text_key, *, max_scale=100.0, label_smoothing=0.0,
-    form='dense', tile=1024,
+    z_video, z_text, log_scale, ok, text_key, video_key=None, *, max_scale=pairs.MAX_SCALE,
+    label_smoothing=0.0, form='dense', tile=1024,
 ):  # fmt: skip
     """Symmetric InfoNCE (CLIP, arXiv 2103.00020, figure 3; LongViViT section 3.1), in float32.
 
@@ -30,6 +30,7 @@ def nce(
       z_video, z_text: unit vectors [b, e], row i of one belongs to row i of the other.
       log_scale: float32 scalar, log(1 / temperature), clamped at log(max_scale).
       ok: bool [b], False leaves the example out. text_key: int32 [b], equal for equal captions.
+      video_key: int32 [b], equal for the same video; None: all differ.
       label_smoothing: this share of the target is spread evenly over the row's candidates.
       form, tile: how it is computed, see form.py; the result is the same.
 
@@ -41,17 +42,16 @@ def nce(
     scale = pairs.logit_scale(log_scale, max_scale)
     plan = plan_of(form, tile, len(ok))
     if plan is None:
-        loss, watch = _dense(z_video, z_text, scale, ok, text_key, label_smoothing)
+        loss, watch = _dense(z_video, z_text, scale, ok, text_key, video_key, label_smoothing)
     else:
-        loss, watch = ring.streamed(
-            formula(label_smoothing), plan, z_video, z_text, scale, jnp.zeros(()), ok, text_key
-        )
+        about = jnp.zeros(()), ok, text_key, video_key  # no bias
+        loss, watch = ring.streamed(formula(label_smoothing), plan, z_video, z_text, scale, *about)
     return loss, watch | {'temperature': 1 / scale}
 
 
-def _dense(z_video, z_text, scale, ok, text_key, label_smoothing):
+def _dense(z_video, z_text, scale, ok, text_key, video_key, label_smoothing):
     cosine = pairs.cosines(z_video, z_text)
-    counts, _ = pairs.candidates(*pairs.sides(z_video, z_text, ok, text_key))
+    counts, _ = pairs.candidates(*pairs.sides(z_video, z_text, ok, text_key, video_key))
     losses = [
         _one_way(logits, counts, ok, label_smoothing)
         for logits in (scale * cosine, scale * cosine.T)

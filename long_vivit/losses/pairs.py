@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+MAX_SCALE = 100.0  # CLIP's clamp
+
 
 class Side(NamedTuple):
     """The videos, or the texts, of some pairs."""
@@ -13,18 +15,30 @@ class Side(NamedTuple):
     z: jax.Array  # [n, e] unit vectors
     ok: jax.Array  # bool [n], False leaves the example out
     text_key: jax.Array  # int32 [n], equal for equal captions
+    video_key: jax.Array  # int32 [n], equal for the same video
     place: jax.Array  # int32 [n], the row in the batch: equal for a video and its own text
 
 
 def logit_scale(log_scale, max_scale):
-    """exp(log_scale), at most `max_scale` (CLIP: 100); the gradient is 0 above the clamp."""
-    return jnp.exp(jnp.minimum(log_scale, math.log(max_scale)))
+    """exp(log_scale), at most `max_scale` (CLIP: 100).
+
+    The gradient is that of exp at the clamp too: were it 0, a scale that is there, as CLIP's is,
+    could never come down again. `held` keeps the parameter itself at or below the clamp.
+    """
+    over = jnp.maximum(log_scale - math.log(max_scale), 0)
+    return jnp.exp(log_scale - jax.lax.stop_gradient(over))
 
 
-def sides(z_video, z_text, ok, text_key):
-    """The two sides of a batch: z [b, e], ok and text_key [b]."""
+def held(log_scale, max_scale):
+    """The parameter of `logit_scale` behind an update: at or below the clamp, as CLIP has it."""
+    return jnp.minimum(log_scale, math.log(max_scale))
+
+
+def sides(z_video, z_text, ok, text_key, video_key):
+    """The two sides of a batch: z [b, e], ok and the keys [b]; video_key None: all differ."""
     place = jnp.arange(len(ok), dtype=jnp.int32)
-    return Side(z_video, ok, text_key, place), Side(z_text, ok, text_key, place)
+    about = ok, text_key, place if video_key is None else video_key, place
+    return Side(z_video, *about), Side(z_text, *about)
 
 
 def cosines(z_video, z_text):
@@ -39,10 +53,12 @@ def candidates(videos, texts):
     """Which pairs of two sides count, and which of those are positives: two bool [a, b].
 
     A clip that failed to decode (`ok` False) leaves its row and its column. Two examples with
-    equal captions (`text_key`) are not each other's negatives.
+    equal captions (`text_key`), or two captions of the same video (`video_key`), are not each
+    other's negatives.
     """
     own = videos.place[:, None] == texts.place
     differ = videos.text_key[:, None] != texts.text_key
+    differ &= videos.video_key[:, None] != texts.video_key
     counts = videos.ok[:, None] & texts.ok & (own | differ)
     return counts, counts & own
 

@@ -48,17 +48,19 @@ def around(tile, batch):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def streamed(formula, plan, z_video, z_text, scale, bias, ok, text_key):
+def streamed(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_key=None):
     """The loss of a `tiles.Formula`, the mean over ok pairs; memory O(tile + b e / hops).
 
-    z_video, z_text: [b, e]. scale, bias: float32 []. ok: bool [b]. text_key: int32 [b].
+    z_video, z_text: [b, e]. scale, bias: float32 []. ok: bool [b]. Both keys: int32 [b].
     Returns the loss, float32 [], and the dict of `tiles.watch`, which has no gradient.
     """
-    return _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key)[0]
+    return _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_key)[
+        0
+    ]
 
 
-def _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key):
-    given = (*sides(z_video, z_text, ok, text_key), scale, bias)
+def _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_key):
+    given = (*sides(z_video, z_text, ok, text_key, video_key), scale, bias)
     run = _on_each(plan, partial(_forward, formula, plan), 'rrww', 'wwr')
     loss, watch, kept = run(*given)
     return (loss, watch), (given, kept)
@@ -67,7 +69,7 @@ def _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key)
 def _streamed_backward(formula, plan, stored, slopes):
     given, kept = stored
     run = _on_each(plan, partial(_backward, formula, plan), 'rrwwrw', 'rrww')
-    return *run(*given, kept, slopes[0]), None, None
+    return *run(*given, kept, slopes[0]), None, None, None
 
 
 streamed.defvjp(_streamed_forward, _streamed_backward)

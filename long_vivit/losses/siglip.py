@@ -16,8 +16,8 @@ from long_vivit.losses.tiles import Formula
 
 
 def sigmoid(
-    z_video, z_text, log_scale, logit_bias, ok, text_key, *, max_scale=100.0, form='dense',
-    tile=1024,
+    z_video, z_text, log_scale, logit_bias, ok, text_key, video_key=None, *,
+    max_scale=pairs.MAX_SCALE, form='dense', tile=1024,
 ):  # fmt: skip
     """The sum over all pairs that count, divided by the number of ok examples, in float32.
 
@@ -25,8 +25,9 @@ def sigmoid(
       z_video, z_text: unit vectors [b, e], row i of one belongs to row i of the other.
       log_scale: float32 scalar, log(1 / temperature), clamped at log(max_scale).
       logit_bias: float32 scalar, added to scale * cosine.
-      ok: bool [b], False leaves the example out. text_key: int32 [b], equal for equal captions:
-        such pairs are neither positives nor negatives of each other.
+      ok: bool [b], False leaves the example out. text_key: int32 [b], equal for equal captions;
+      video_key: int32 [b], equal for the same video, None: all differ. Pairs of which either is
+        equal are neither positives nor negatives of each other.
       form, tile: how it is computed, see form.py; the result is the same.
 
     Returns:
@@ -35,15 +36,17 @@ def sigmoid(
     scale = pairs.logit_scale(log_scale, max_scale)
     plan = plan_of(form, tile, len(ok))
     if plan is None:
-        loss, watch = _dense(z_video, z_text, scale, logit_bias, ok, text_key)
+        loss, watch = _dense(z_video, z_text, scale, logit_bias, ok, text_key, video_key)
     else:
-        loss, watch = ring.streamed(FORMULA, plan, z_video, z_text, scale, logit_bias, ok, text_key)
+        loss, watch = ring.streamed(
+            FORMULA, plan, z_video, z_text, scale, logit_bias, ok, text_key, video_key
+        )
     return loss, watch | {'temperature': 1 / scale, 'bias': logit_bias}
 
 
-def _dense(z_video, z_text, scale, logit_bias, ok, text_key):
+def _dense(z_video, z_text, scale, logit_bias, ok, text_key, video_key):
     cosine = pairs.cosines(z_video, z_text)
-    counts, own = pairs.candidates(*pairs.sides(z_video, z_text, ok, text_key))
+    counts, own = pairs.candidates(*pairs.sides(z_video, z_text, ok, text_key, video_key))
     losses = _of_pairs(scale * cosine + logit_bias, counts, own)
     return losses.sum() / jnp.maximum(ok.sum(), 1), pairs.watch(cosine, counts, ok)
 

@@ -13,20 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from long_vivit import children
+
 PAUSE_S = 0.1  # between looks at what runs
-# What a process does before it becomes the command, PARENT CORES ARGUMENTS: it dies with its parent
-# (1 is PR_SET_PDEATHSIG of Linux's prctl, which outlives exec) and keeps to its cores.
-FIRST = """
-import ctypes, os, signal, sys
-parent, cores, *arguments = sys.argv[1:]
-if sys.platform == 'linux':
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        sys.exit(1)
-if cores:
-    os.sched_setaffinity(0, map(int, cores.split(',')))
-os.execv(sys.executable, [sys.executable, *arguments])
-"""
 
 
 @dataclass(frozen=True)
@@ -140,11 +129,10 @@ class Pool:
         share = self.free.pop(0)
         log = self.log(task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        mine = [str(os.getpid()), ','.join(map(str, sorted(share.cores or ())))]
         with open(log, 'wb') as file:
-            process = subprocess.Popen(
-                [sys.executable, '-c', FIRST, *mine, *task.arguments], stdin=subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            process = children.start(
+                task.arguments, cores=share.cores or (), stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, **share.environment, **task.environment},
             )  # fmt: skip
         self.running[process] = task, share

@@ -123,7 +123,7 @@ def show_caching(args):
         init, step = recipe.training(run, run.stages[1], VOCAB)
         like = recipe.batch_like(run, run.stages[1])
         batch = {key: np.ones(x.shape, x.dtype) for key, x in like.items()}
-        batch['text_key'] = np.arange(args.cached, dtype=np.int32)
+        batch['text_key'] = batch['video_key'] = np.arange(args.cached, dtype=np.int32)
         state = jax.jit(init)()
         part = f'micro-batches of {micro_batch}' if micro_batch else 'all at once'
         name = f'step of {args.cached} pairs, {part}'

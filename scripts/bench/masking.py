@@ -57,6 +57,7 @@ def compiled(rate, args):
         'lengths': 150,
         'ok': True,
         'text_key': np.arange(args.batch),
+        'video_key': np.arange(args.batch),
     }
     arrays = {
         name: np.broadcast_to(value, like[name].shape).astype(like[name].dtype)
