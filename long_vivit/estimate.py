@@ -4,9 +4,11 @@ The step is the trainer's own (`recipe.training`), lowered from shapes and compi
 XLA's CPU backend that stand in for the real ones.
 """
 
+import bisect
+import itertools
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import jax
 
@@ -40,7 +42,7 @@ class Estimate:
     num_parameters: int
     num_trained: int  # of them
     memory: Memory
-    flops_per_step: int  # all devices; the mean over the stage's masking rates
+    flops_per_step: int  # all devices; the mean over the stage's steps, see `mean_flops`
     step_seconds: float  # at the utilisation that was stated
     clips_per_s: float
     fits: bool
@@ -123,13 +125,19 @@ def estimate(run, stage, vocab, mesh, chip, mfu):
 
 
 def mean_flops(run, stage):
-    """FLOPs of a training step of the stage, all devices: the mean over its masking rates."""
+    """FLOPs of a training step of the stage, all devices.
+
+    The mean over its masking rates, and over its steps on videos and on images.
+    """
     found = 0.0
     for rate, share in masking.shares(stage).items():
-        k, values = patches_of(recipe.batch_like(run, stage, rate))
-        found += share * recipe.step_flops(
-            run, stage, batch=stage.batch, num_patches=k, patch_values=values
-        )
+        sights = [(1 - stage.image_ratio, patches_of(recipe.batch_like(run, stage, rate)))]
+        if stage.image_ratio:
+            still = replace(recipe.view(run, stage, image=True), mask_rate=rate)
+            sights.append((stage.image_ratio, still.shapes[0]))
+        for part, (k, values) in sights:
+            shape = {'batch': stage.batch, 'num_patches': k, 'patch_values': values}
+            found += share * part * recipe.step_flops(run, stage, **shape)
     return round(found)
 
 
@@ -146,7 +154,7 @@ def changes(run, stage, mesh):
         found.append({'model.video.remat': 'full'})
     if 1 < mesh.size != mesh.shape[FSDP]:
         found.append({'mesh': f'{FSDP}={mesh.size}'})
-    found += [{f'{path}micro_batch': b} for b in smaller(stage.micro_batch or stage.batch, mesh)]
+    found += [{f'{path}micro_batch': b} for b in turns(stage.micro_batch or stage.batch, mesh)]
     if run.optim.moment_dtype != 'bfloat16':
         found.append({'optim.moment_dtype': 'bfloat16'})
     if run.model.dtype != 'bfloat16':
@@ -169,6 +177,15 @@ def changes(run, stage, mesh):
 def _takes_mask(run, stage):
     """Whether the backbone can take the stage's kind of mask."""
     return stage.mask_kind in KINDS[vars(run.model.video).get('backbone', 'joint')]
+
+
+def turns(batch, mesh):
+    """Halves of a (micro-)batch, down to a pair for each part that the devices make of it."""
+    parts, found = sharding.batch_parts(mesh), []
+    while batch % (2 * parts) == 0:
+        batch //= 2
+        found.append(batch)
+    return found + [parts] * (batch > parts)
 
 
 def smaller(batch, mesh):
@@ -196,18 +213,38 @@ def changed(run, change):
 
 
 def remedies(run, stage, vocab, mesh, chip, say=lambda text: None):
-    """Those of `changes` with which the stage fits: [{'change', 'peak'}]; each is compiled."""
-    found, place = [], [one.name for one in run.stages].index(stage.name)
-    for change in changes(run, stage, mesh):
-        words = ' '.join(f'--config.{path}={value}' for path, value in change.items())
+    """Those of `changes` with which the stage fits: [{'change', 'peak'}]; each tried is compiled.
+
+    Of ever smaller batches that is the largest with which it fits.
+    """
+    place, peaks = [one.name for one in run.stages].index(stage.name), {}
+
+    def fits(change):
+        words = in_words(change)
         say(f'{stage.name}: trying {words}')
         other = changed(run, change)
         try:
             changed_mesh = hardware.mesh_of(other, list(mesh.devices.flat))
         except ValueError as error:  # no way out: fsdp over more devices than there are pairs
             say(f'  {error}')
-            continue
-        taken = memory(other, other.stages[place], vocab, changed_mesh).peak
-        if taken <= chip.memory_bytes:
-            found.append({'change': words, 'peak': taken})
-    return found
+            return False
+        peaks[words] = memory(other, other.stages[place], vocab, changed_mesh).peak
+        return peaks[words] <= chip.memory_bytes
+
+    found = []
+    for _, ladder in itertools.groupby(changes(run, stage, mesh), key=_ladder):
+        ladder = list(ladder)
+        first = bisect.bisect_left(ladder, True, key=fits)  # of twelve halves four are compiled
+        found += [in_words(change) for change in ladder[first : first + 1]]
+    return [{'change': words, 'peak': peaks[words]} for words in found]
+
+
+def in_words(change):
+    """A change as flags of the command line."""
+    return ' '.join(f'--config.{path}={value}' for path, value in change.items())
+
+
+def _ladder(change):
+    """Equal for changes of which each takes less memory than the one before: smaller batches."""
+    path = next(iter(change))
+    return path if path.endswith('batch') else in_words(change)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 
 from long_vivit import axes, backbones, masking, sharding
-from long_vivit.recipe import eval_view, split_of, view
+from long_vivit.recipe import eval_view, image_view, split_of, view
 
 
 def mesh_of(run, devices=None):
@@ -82,6 +82,8 @@ def stage_faults(run, stage, mesh):
             yield from view_faults(f'stages.{stage.name}.image_ratio', looks, mesh)
     if stage.eval:
         yield from view_faults(f'stages.{stage.name}.eval', eval_view(run, stage), mesh)
+    if run.eval.images:
+        yield from view_faults('eval.images', image_view(run, stage), mesh)
 
 
 def view_faults(field, looks, mesh):

@@ -15,7 +15,8 @@ class Profile:
 
     Args:
       spec: 'FIRST:COUNT', both at least 1; '' traces nothing.
-      folder: where the trace goes, in JAX's layout below it. say: prints a line.
+      folder: where the trace goes, in JAX's layout below it; of several processes each has its
+        own folder there, by its number. say: prints a line.
 
     Raises:
       ValueError: a spec of another form.
@@ -41,13 +42,18 @@ class Profile:
             return
         if self.taken == self.first:
             jax.block_until_ready(running)
-            jax.profiler.start_trace(self.folder)
+            jax.profiler.start_trace(self._own())
             self.begun = f'{stage} step {step}'
         elif self.taken == self.first + self.count:
             self._end(running)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
             yield
         self.last = f'{stage} step {step}'
+
+    def _own(self):
+        """Where this process writes: JAX names files by host and second, which processes share."""
+        several = jax.process_count() > 1
+        return self.folder / f'process_{jax.process_index()}' if several else self.folder
 
     def _end(self, running):
         jax.block_until_ready(running)

@@ -11,6 +11,9 @@
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-32 \
 #       --version=v2-alpha-tpuv5-lite
 #
+# That image is Ubuntu 22.04 with Python 3.10, too old for this: where python3 is not 3.11 to 3.13,
+# `setup` installs uv with pip, and with it a Python 3.12 for .venv alone.
+#
 # --config.workdir and --config.data.dir must lie on a disk that all workers share (Filestore, or a
 # bucket mounted with gcsfuse), under the same path. Workers find each other by themselves. A slice
 # that was pre-empted is created, set up and started again with the same flags: the run goes on.
@@ -34,7 +37,13 @@ case "$action" in
     git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$name": --zone="$zone" --worker=all
     on all 'mkdir -p long_vivit && tar -xzf long_vivit.tar.gz -C long_vivit && cd long_vivit &&
-      python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt "jax[tpu]"'
+      fits="import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" &&
+      if python3 -c "$fits"; then python3 -m venv .venv
+      else
+        echo "$(python3 --version) is not 3.11 to 3.13: uv brings 3.12" &&
+        python3 -m pip install -q --user uv &&
+        python3 -m uv venv -q --seed --allow-existing --python 3.12 .venv
+      fi && .venv/bin/python -m pip install -q -r requirements.txt "jax[tpu]"'
     ;;
   train)
     flags=''

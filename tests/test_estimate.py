@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from long_vivit import chips, estimate, sharding, trained
+from long_vivit import chips, estimate, hardware, sharding, trained
 from tests import tiny_run
 
 VOCAB = 40
@@ -100,6 +100,48 @@ def test_changes_are_those_that_there_are_the_mildest_first(mesh):
     assert estimate.changes(least, least.stages[2], mesh) == [{'mesh': 'fsdp=2'}]
 
 
+def of_field(changes, field):
+    """The values of a field of the short stage."""
+    path = f'stages.short.{field}'
+    return [change[path] for change in changes if path in change]
+
+
+@pytest.mark.parametrize(
+    'batch,micro_batch,devices,wanted',
+    [
+        (8, 0, 1, [4, 2, 1]),
+        (24, 0, 1, [12, 6, 3, 1]),
+        (7, 0, 1, [1]),
+        (24, 0, 2, [12, 6, 2]),
+        (8, 4, 2, [2]),
+        (8, 1, 1, []),
+    ],
+)
+def test_micro_batches_go_down_to_a_pair_a_device(batch, micro_batch, devices, wanted):
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    run = tiny(stages__short__batch=batch, stages__short__micro_batch=micro_batch)
+    found = estimate.changes(run, run.stages[1], mesh)
+    assert of_field(found, 'micro_batch') == wanted
+    assert min(of_field(found, 'batch'), default=2) >= 2  # a pair alone has nothing to tell apart
+    for change in found:  # what is suggested, the trainer takes
+        hardware.mesh_of(estimate.changed(run, change), list(mesh.devices.flat))
+
+
+def test_a_step_of_images_counts_by_its_share():
+    mixed = {'stages__short__image_ratio': 0.25, 'stages__short__image_train': 'x/image:train'}
+    schedule = {'stages__short__mask_schedule': '0.5=0.0'}
+    run, videos = tiny(**mixed, **schedule), tiny(**schedule)
+    stage = run.stages[1]
+    images = [
+        estimate.recipe.step_flops(run, stage, batch=8, num_patches=k, patch_values=16 * 16 * 3)
+        for k in (2, 4)  # of 2 x 2, half of the steps half of them
+    ]
+    whole = estimate.mean_flops(videos, videos.stages[1])
+    assert sum(images) / 2 < whole / 1.5
+    wanted = 0.75 * whole + 0.25 * sum(images) / 2
+    assert estimate.mean_flops(run, stage) == pytest.approx(wanted, abs=1)
+
+
 def test_a_changed_run():
     run = tiny()
     other = estimate.changed(run, {'stages.long.batch': 2, 'model.video.remat': 'full'})
@@ -122,6 +164,24 @@ def test_only_changes_that_make_it_fit_are_named(mesh, monkeypatch):
         '--config.model.video.remat=full', '--config.stages.short.micro_batch=2',
         '--config.stages.short.batch=2',
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize('rows,wanted', [(40, 32), (5, 4), (1, 1), (0, None)])
+def test_the_largest_micro_batch_that_fits_is_named(rows, wanted, monkeypatch):
+    """In few tries, of which each compiles."""
+    run = tiny(stages__short__batch=4096)
+    mesh, tried = sharding.make_mesh(devices=jax.devices()[:1]), []
+
+    def memory(run, stage, vocab, mesh):
+        tried.append(stage.micro_batch)
+        return estimate.Memory(0, 0, 0, 0, (stage.micro_batch or stage.batch) * 10**9)
+
+    monkeypatch.setattr(estimate, 'memory', memory)
+    chip = chips.named('a100-40')._replace(memory_bytes=rows * 10**9)
+    found = estimate.remedies(run, run.stages[1], VOCAB, mesh, chip)
+    words = f'--config.stages.short.micro_batch={wanted}'
+    assert found == ([{'change': words, 'peak': wanted * 10**9}] if wanted else [])
+    assert sum(map(bool, tried)) <= 4
 
 
 def test_the_command(tmp_path):

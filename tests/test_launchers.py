@@ -74,19 +74,63 @@ def test_tpu_sets_up_and_stops(launch):
     assert done.returncode == 2 and "no action 'trian'" in done.stderr
 
 
+JOB = {'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4', 'SLURM_NTASKS_PER_NODE': '4'}
+
+
+PYTHON = """#!/bin/sh
+echo "$*" >> "$NOTES"
+case "$*" in
+  -c*) exit "$TOO_OLD" ;;
+  *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+esac
+"""
+
+
+@pytest.mark.parametrize('too_old', [0, 1])
+def test_tpu_setup_brings_a_python_where_that_of_the_image_is_too_old(launch, too_old, tmp_path):
+    """The command of the workers is run, with a Python that only takes notes."""
+    _, (_, (*_, command)) = launch('tpu.sh', ['pod', 'zone', 'setup'])
+    worker, notes = tmp_path / 'worker', tmp_path / 'notes_of_python'
+    worker.mkdir()
+    (worker / 'python3').write_text(PYTHON)
+    (worker / 'python3').chmod(0o755)
+    subprocess.run(['tar', '-czf', 'long_vivit.tar.gz', 'python3'], cwd=worker, check=True)
+    path = f'{worker}{os.pathsep}{os.environ["PATH"]}'
+    environment = {'PATH': path, 'NOTES': str(notes), 'TOO_OLD': str(too_old)}
+    command = ['bash', '-c', command.removeprefix('--command=')]
+    subprocess.run(command, cwd=worker, env=environment, check=True)
+    asked, *made, installed = notes.read_text().splitlines()
+    assert installed == '-m pip install -q -r requirements.txt jax[tpu]'
+    assert made[-1].endswith(' .venv')
+    if too_old:
+        assert made[0] == '--version' and made[1] == '-m pip install -q --user uv'
+        assert '-m uv venv' in made[2] and '--python 3.12' in made[2]
+    else:
+        assert made == ['-m venv .venv']
+
+
 def test_slurm_starts_a_process_for_each_gpu(launch):
-    job = {'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4'}
-    done, ((name, *words),) = launch('slurm.sh', FLAGS, **job)
+    done, ((name, *words),) = launch('slurm.sh', FLAGS, **JOB, SLURM_CPUS_PER_TASK='12')
     assert done.returncode == 0 and name == 'srun', done.stderr
-    assert {'--ntasks-per-node=4', '--kill-on-bad-exit=1', '--gpu-bind=none'} < set(words)
+    wanted = {'--ntasks-per-node=4', '--cpus-per-task=12', '--kill-on-bad-exit=1'}
+    assert wanted | {'--gpu-bind=none'} < set(words)
     assert trained(shlex.join(words)) == FLAGS
+    _, (_, (_, *words)) = launch('slurm.sh', FLAGS, **JOB)  # none were asked for
+    assert '--cpus-per-task=1' in words
+
+
+def test_slurm_wants_a_task_for_each_gpu(launch):
+    done, noted = launch('slurm.sh', FLAGS, **JOB | {'SLURM_NTASKS_PER_NODE': '2'})
+    assert done.returncode == 2 and not noted
+    assert '4 GPUs on a node and 2 tasks; submit with --ntasks-per-node=4' in done.stderr
+    done, _ = launch('slurm.sh', ['--help'])
+    assert '--ntasks-per-node=8 --cpus-per-task=12 --gpus-per-node=8' in done.stdout
 
 
 def test_slurm_queues_again_what_was_stopped_and_nothing_else(launch):
-    job = {'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4'}
-    done, noted = launch('slurm.sh', FLAGS, **job, STATUS='2')
+    done, noted = launch('slurm.sh', FLAGS, **JOB, STATUS='2')
     assert done.returncode == 2 and len(noted) == 1
-    done, noted = launch('slurm.sh', FLAGS, **job, STATUS='143')
+    done, noted = launch('slurm.sh', FLAGS, **JOB, STATUS='143')
     assert noted[-1] == ['scontrol', 'requeue', '7']
 
 

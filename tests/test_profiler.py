@@ -41,6 +41,15 @@ def test_a_run_that_ends_first(traces):
     assert 'nothing traced; the run took 7 steps' in run('8:1', traces)[0]
 
 
+def test_each_of_several_processes_has_a_folder(traces, monkeypatch):
+    """Two of one node would write one file."""
+    monkeypatch.setattr(jax, 'process_count', lambda: 16)
+    monkeypatch.setattr(jax, 'process_index', lambda: 9)
+    (said,) = run('1:1', traces)
+    assert traces[0] == 'runs/mine/profile/process_9'
+    assert ' in runs/mine/profile (' in said  # of all of them
+
+
 def test_no_trace_unless_asked(traces):
     assert run('', traces) == [] and 'stop' not in traces
 

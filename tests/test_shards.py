@@ -1,5 +1,6 @@
 """Decode-once shards: the same frames at the same times, whole or absent, nothing lost unsaid."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,7 +11,7 @@ from data.clips import build, parts, shrink
 from long_vivit import build_data
 from long_vivit.inputs import pipeline, samplers, video
 from long_vivit.inputs.sources import open_source
-from tests.test_video import encode
+from tests.test_video import encode, number_of, spoil
 
 PIXELS, FPS = 32, 4
 SETTINGS = shrink.Settings(PIXELS, str(FPS), 'raw', 60.0, 0.1)
@@ -261,9 +262,85 @@ def test_windows_do_not_show(films, monkeypatch, tmp_path):
     """Long videos are decoded some frames at a time, with the same result."""
     (tmp_path / 'a.mp4').write_bytes(films['b_frames.mp4'])
     whole = shrink.shrink(str(tmp_path / 'a.mp4'), None, None, SETTINGS)
-    monkeypatch.setattr(shrink, 'WINDOW', 3)
+    windows_of(3, monkeypatch)
     assert shrink.shrink(str(tmp_path / 'a.mp4'), None, None, SETTINGS) == whole
     assert whole.num_frames == 14 and whole.seconds == pytest.approx(83 / 25)
+
+
+def windows_of(steps, monkeypatch):
+    monkeypatch.setattr(shrink, 'WINDOW_BYTES', steps * 3 * PIXELS**2)
+
+
+@pytest.fixture(scope='module')
+def spoilt(tmp_path_factory):
+    """spoilt(*numbers) -> a film of 132 frames, 4 a second, each of which stands alone.
+
+    The frames of these numbers are damaged.
+    """
+    folder = tmp_path_factory.mktemp('spoilt')
+    file = encode(num_frames=132, rate=FPS, g=1, bf=0)
+
+    def spoilt(*numbers):
+        path, damaged = folder / 'a.mp4', file
+        for number in numbers:
+            damaged = spoil(damaged, number)
+        path.write_bytes(damaged)
+        return str(path)
+
+    return spoilt
+
+
+def stored_numbers(shrunk):
+    """Which frame of the film each step shows."""
+    found = video.read_frames(
+        shrunk.file, lambda a, b: shrink.centres(a, b, SETTINGS.rate), pixels=PIXELS,
+        end=shrunk.seconds,
+    )  # fmt: skip
+    return [number_of(frame) for frame in found.frames]
+
+
+def test_what_may_be_missing_is_a_share_of_the_video(spoilt, monkeypatch):
+    """Not of a window: one bad frame among the four of the last was a quarter of it."""
+    windows_of(128, monkeypatch)
+    found = shrink.shrink(spoilt(130), None, None, SETTINGS)
+    assert found.num_missing == 1
+    assert stored_numbers(found) == [*range(130), 129, 131]
+    share = dataclasses.replace(SETTINGS, max_missing=0.02)  # 2 of 132
+    assert shrink.shrink(spoilt(3, 130), None, None, share).num_missing == 2
+    with pytest.raises(video.VideoError, match='a.mp4: damaged: 3 of 132 frames could not be sh'):
+        shrink.shrink(spoilt(3, 7, 130), None, None, share)
+    with pytest.raises(video.VideoError, match='damaged: 132 of 132 frames could not be shown'):
+        shrink.shrink(spoilt(*range(132)), None, None, SETTINGS)
+
+
+def test_a_window_without_a_good_frame_shows_its_neighbours(spoilt, monkeypatch):
+    """The one before it, and at the beginning the one behind it."""
+    windows_of(4, monkeypatch)
+    path = spoilt(*range(4), *range(8, 12), *range(128, 132))
+    found = shrink.shrink(path, None, None, SETTINGS)
+    assert found.num_missing == 12
+    assert stored_numbers(found) == [4] * 5 + [5, 6, 7] + [7] * 4 + [*range(12, 128)] + [127] * 4
+    assert found.seconds == 33
+
+
+def test_a_video_has_one_time_limit_for_all_its_windows(spoilt, monkeypatch):
+    now, read = [0.0], video.read_frames
+
+    def slow(path, choose, **options):
+        def slowly(*ends):
+            now[0] += 7
+            return choose(*ends)
+
+        return read(path, slowly, **options)
+
+    windows_of(44, monkeypatch)
+    monkeypatch.setattr(video, 'read_frames', slow)
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    limit = dataclasses.replace(SETTINGS, time_limit_s=22.0)
+    assert shrink.shrink(spoilt(), None, None, limit).num_frames == 132
+    now[0] = 0.0
+    with pytest.raises(video.VideoError, match='too-slow: not done after time_limit_s = 20 sec'):
+        shrink.shrink(spoilt(), None, None, dataclasses.replace(limit, time_limit_s=20.0))
 
 
 def test_equal_steps_are_stored_once(films, tmp_path):

@@ -9,14 +9,17 @@ and every other time finds one that the original shows at most half a step away.
 import dataclasses
 import fractions
 import io
+import time
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
 from long_vivit.inputs import video
+from long_vivit.inputs.packets import Deadline
 
-WINDOW = 128  # frames that are held at once
+WINDOW_BYTES = 64 << 20  # of frames that are decoded at once; each time takes all packets anew
+LOST = ('damaged', 'missing-frames')  # why a window may have nothing to show
 MAX_BYTES = 1 << 30  # of one stored video; a record must stay below 2 GiB
 QUALITY = {'qmin': '2', 'qmax': '2'}  # the finest of FFmpeg's JPEG encoder
 
@@ -65,17 +68,17 @@ class Shrunk:
     file: bytes
     seconds: float
     num_frames: int
-    num_missing: int  # steps whose frame the nearest good one stands in for
+    num_missing: int  # steps whose frame a good one near by stands in for
 
 
 def shrink(path: str, start: float | None, end: float | None, settings: Settings) -> Shrunk:
     """Decodes `path` from `start` to `end` seconds (None: all) and stores it as said above.
 
-    Raises VideoError as `video.read_frames` does, and TooLarge.
+    Raises VideoError as `video.read_frames` does, for the video as a whole, and TooLarge.
     """
     out, count = io.BytesIO(), {'frames': 0, 'missing': 0}
     with _writer(out, settings) as put:
-        for step, frame in _distinct(_windows(path, start, end, settings, count)):
+        for step, frame in _distinct(_steps(path, start, end, settings, count)):
             put(step, frame)
             count['frames'] += 1
             if out.tell() > MAX_BYTES:
@@ -93,25 +96,67 @@ def centres(start_s: float, end_s: float, rate: fractions.Fraction) -> np.ndarra
     return start_s + (steps / rate + np.minimum((steps + 1) / rate, seconds)) / 2
 
 
-def _windows(path, start, end, settings, count) -> Iterator[tuple[int, np.ndarray, float, bool]]:
-    """(step, frame uint8 [pixels, pixels, 3], when it appears, is it the last step)."""
-    first, total = 0, 1
-    while first < total:
+def _steps(path, start, end, settings, count) -> Iterator[tuple[int, np.ndarray, float, bool]]:
+    """(step, frame uint8 [pixels, pixels, 3], when it appears, is it the last step).
+
+    A window without a good frame shows the last one before it, the first windows the next one.
+    Raises VideoError where more than `max_missing` of all steps have no frame of their own.
+    """
+    step, waiting, last = 0, 0, None
+    for num, frames in _windows(path, start, end, settings, count):
+        if not frames and last is None:
+            waiting += num
+            continue
+        frames = [frames[0]] * waiting + frames if frames else [last] * num
+        waiting, last = 0, frames[-1]
+        for frame, time_s in frames:
+            yield step, frame, time_s, step == count['steps'] - 1
+            step += 1
+    if count['missing'] > settings.max_missing * count['steps']:
+        detail = f'{count["missing"]} of {count["steps"]} frames could not be shown'
+        raise video.VideoError(count['reason'], detail, path)
+
+
+def _windows(path, start, end, settings, count) -> Iterator[tuple[int, list]]:
+    """How many steps each window has, and their (frame, when it appears); [] where none is good."""
+    deadline, first = Deadline(settings.time_limit_s, path), 0
+    size = max(1, WINDOW_BYTES // (3 * settings.pixels**2))
+    count |= {'steps': 1, 'reason': LOST[0]}
+    while first < count['steps']:
 
         def choose(start_s, end_s, first=first):
-            nonlocal total
             times = centres(start_s, end_s, settings.rate)
-            total, count['seconds'] = len(times), end_s - start_s
-            return times[first : first + WINDOW]
+            count['steps'], count['seconds'] = len(times), end_s - start_s
+            return times[first : first + size]
 
+        frames = _read(path, choose, start, end, settings, deadline, count)
+        num = min(size, count['steps'] - first)
+        count['missing'] += 0 if frames else num
+        yield num, frames
+        first += size
+
+
+def _read(path, choose, start, end, settings, deadline, count) -> list:
+    """The frames of a window as `_windows` gives them, whatever is missing of them; it is counted.
+
+    The time that is left is that of the whole video.
+    """
+    deadline.check()
+    left = max(1e-3, deadline.end - time.monotonic())
+    try:
         shown = video.read_frames(
-            path, choose, pixels=settings.pixels, start=start, end=end,
-            time_limit_s=settings.time_limit_s, max_missing=settings.max_missing,
+            path, choose, pixels=settings.pixels, start=start, end=end, time_limit_s=left,
+            max_missing=1.0,
         )  # fmt: skip
-        count['missing'] += shown.num_missing
-        for i, (frame, time_s) in enumerate(zip(shown.frames, shown.times_s, strict=True)):
-            yield first + i, frame, time_s, first + i == total - 1
-        first += WINDOW
+    except video.VideoError as error:
+        if error.reason == 'too-slow':
+            deadline.check()  # says the limit that was given, not what was left of it
+        if error.reason not in LOST:
+            raise
+        count['reason'] = error.reason
+        return []
+    count['missing'] += shown.num_missing
+    return list(zip(shown.frames, shown.times_s, strict=True))
 
 
 def _distinct(frames) -> Iterator[tuple[int, np.ndarray]]:

@@ -28,6 +28,7 @@ import numpy as np
 
 from long_vivit.models.attention import attend, resolve
 from long_vivit.perf import keep_freed_memory
+from scripts.bench import precision
 from scripts.bench.rows import header, record, record_argument, table
 
 FORMS = {
@@ -78,6 +79,7 @@ def torch_sdpa(values, dtype):
         return {}
     heads_first = [torch.tensor(x.swapaxes(1, 2).copy()) for x in values]
     query, key, value, d_out = (x.to(device, getattr(torch, dtype.name)) for x in heads_first)
+    precision.of_torch(torch)
     sdpa = torch.nn.functional.scaled_dot_product_attention
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
 
@@ -141,6 +143,9 @@ def lines(args):
             yield from memory(n, args.heads, 64)
         return
     dtype = jnp.dtype(args.dtype)
+    if dtype == jnp.float32:
+        precision.of_jax()
+        yield precision.WORDS
     shapes = [tuple(map(int, shape.split(','))) for shape in args.shapes]
     for head_width in sorted({shape[-1] for shape in shapes}):
         best, why = resolve('auto', jax.default_backend(), dtype, head_width)

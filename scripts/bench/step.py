@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench import precision
 from scripts.bench.rows import header, record, record_argument, table
 
 ROWS = (
@@ -146,6 +147,7 @@ def show(found, frames):
 
 def lines(args):
     """A table for each number of frames."""
+    yield precision.WORDS
     for frames in args.frames:
         yield from show(measure(args.rows, frames, args.rounds, args.steps), frames)
 

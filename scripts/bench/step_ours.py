@@ -17,6 +17,7 @@ from long_vivit.perf import give_back_freed_memory, keep_freed_memory
 from long_vivit.programs import Programs
 from long_vivit.state import State
 from long_vivit.step import make_step
+from scripts.bench import precision
 
 jnp.zeros(1).block_until_ready()  # starts the backend: part of the imports, as torch's libraries
 
@@ -33,6 +34,7 @@ def drawn(size, grid, rate):
         'z_text': np.eye(size.clips, size.embed, dtype=np.float32),
         'ok': np.ones(size.clips, bool),
         'text_key': np.arange(size.clips, dtype=np.int32),
+        'video_key': np.arange(size.clips, dtype=np.int32),
     }
 
 
@@ -57,6 +59,7 @@ def tower(size, grid, remat):
 def make(how, size):
     """how: '' or '75%', then perhaps a policy of remat -> (takes one step -> loss, facts)."""
     rate, _, remat = how.partition(' ')
+    precision.of_jax()
     keep_freed_memory()
     grid = size.frames // size.tubelet, size.pixels // size.patch, size.pixels // size.patch
     batch = drawn(size, grid, float(rate.strip('%') or 0) / 100)

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch.nn import functional
 
+from scripts.bench import precision
 from scripts.parity import torchvision_ops  # noqa: F401  lets torchvision be imported
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -73,6 +74,7 @@ def open_clip(size, _):
 
 def make(how, size):
     """how: 'vivit', 'vivit eager', 'videomae', 'videomae 75%', 'open_clip' -> (step, facts)."""
+    precision.of_torch(torch)
     torch.manual_seed(0)
     name, _, how = how.partition(' ')
     video, encode = {'vivit': vivit, 'videomae': videomae, 'open_clip': open_clip}[name](size, how)
