@@ -1,7 +1,7 @@
 """A grid of variants on the built-in stories, to choose how to pay for long videos.
 
     configs/sweep.py          the findings below, on films of a minute: many hours
-    configs/sweep.py:laptop   the same questions, smaller: less than an hour
+    configs/sweep.py:laptop   the same questions, smaller: about an hour
     configs/sweep.py:tiny     three cells of some seconds, for tests
 
 Written for `python -m long_vivit.sweep`. A sweep of your own is a file like this one.
@@ -95,7 +95,8 @@ def get_config(size: str = '') -> ConfigDict:
 
 RATE, KIND = 'stages.long.mask_rate', 'stages.long.mask_kind'
 LAST, TUNE, TUNE_SHORT = 'stages.long.last_layers', 'stages.long.tune', 'stages.short.tune'
-TUBES, BUDGET = 'stages.long.tubes', 'stages.long.token_budget'
+TUBES, BUDGET, FPS = 'stages.long.tubes', 'stages.long.token_budget', 'stages.long.fps'
+TEXT = 'stages.long.text_tower'
 BACKBONE, POOL = 'model.video.backbone', 'model.video.frame_pool'
 ADAPTERS = {'model.video.adapter_width': (32,)}
 LORA = {'model.video.lora_rank': (8,)}
@@ -118,11 +119,15 @@ FINDINGS = {
         {'stages.long.unmasked_tail': (0.2,)},
     ),
     # Last-k in the long stage: memory against full tuning, recall kept. From short videos to long
-    # ones nothing is lost by adapters.
+    # ones nothing is lost by adapters. Then the first layers, tubelets alone, either tower frozen,
+    # and attention over time alone, which the factorised encoder has.
     'tuning': (
         {LAST: (0, 1), RATE: (0.0, 0.75)},
         {TUNE: ('adapters+stem',), **ADAPTERS},
         {TUNE: ('lora+stem',), **LORA},
+        {TUNE: ('first:1', 'stem', 'none')},
+        {TEXT: ('frozen',)},
+        {BACKBONE: ('factorised',), TUNE: ('all', 'temporal+stem')},
     ),
     # From images to short videos, where the run ends: all trained, adapters, LoRA.
     'image_to_video': (
@@ -130,10 +135,12 @@ FINDINGS = {
         {**IMAGE_TO_VIDEO, TUNE_SHORT: ('adapters+stem',), **ADAPTERS},
         {**IMAGE_TO_VIDEO, TUNE_SHORT: ('lora+stem',), **LORA},
     ),
-    # A quarter of the tokens in other ways than masking: coarse time, coarse space, sparse tubes of
+    # A quarter of the tokens in other ways than masking: coarse time (the paper's tubelets of four
+    # frames are half of the tokens, and half of those are masked), coarse space, sparse tubes of
     # TubeViT's four sizes at half the pixels, a budget.
     'inputs': (
         {RATE: (0.0, 0.75)},
+        {'stages.long.tubelet': (4,), RATE: (0.5,)},
         {'stages.long.tubelet': (8,), **WHOLE},
         {'stages.long.patch': (32,), **WHOLE},
         {TUBES: (TUBES_64,), **WHOLE},
@@ -143,7 +150,7 @@ FINDINGS = {
 
 
 def laptop(config: ConfigDict) -> None:
-    """Less than an hour on two cores with --jobs=2: short videos, a smaller encoder, few steps.
+    """About an hour on two cores with --jobs=2: short videos, a smaller encoder, few steps.
 
     The long stage is one of 16 frames, behind one of 8.
     """
@@ -156,10 +163,11 @@ def laptop(config: ConfigDict) -> None:
     short.update(frames=8, steps=300)
     same = {key: short[key] for key in ('train', 'eval', 'text', 'text_length')}
     long_.update(frames=16, steps=80, **same)
+    # A budget takes frames at `fps`, and these films have two a second.
+    fewer = {BUDGET: {BUDGET: (32,), FPS: (2.0,)}, TUBES: {TUBES: (TUBES_16,)}}
     for one in config.grids.inputs:
-        one.update(
-            {path: few for path, few in ((BUDGET, (32,)), (TUBES, (TUBES_16,))) if path in one}
-        )
+        for path in fewer.keys() & one.keys():
+            one.update(fewer[path])
 
 
 def tiny(config: ConfigDict) -> None:

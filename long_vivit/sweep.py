@@ -6,9 +6,11 @@
     python -m long_vivit.sweep --config configs/sweep.py --memory     compiled memory, no training
 
 --memory compiles the contrastive step, at the masking rates of `memory` too, and a video-to-text
-step on the same encoder, frozen.
+step on the same encoder, frozen; of the lines there were, those of other variants stay.
 
---config.base.PATH=VALUE changes the recipe that all cells share: its data, steps, sizes.
+--config.base.PATH=VALUE changes the recipe that all cells share: its data, steps, sizes. What rows
+are compared by stays as it is in a work directory: the base, its test sets, the first of the seeds
+where stages are taught once for all.
 
 Each cell is a normal run in its own folder of the work directory, and so is each stage that several
 cells begin with, taught once. The same command goes on where it was stopped, by whatever. Exit
@@ -20,7 +22,9 @@ cells/        its runs                             shared/        those that sev
 logs/         what they printed                    facts/         what each variant takes
 """
 
+import itertools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -39,6 +43,10 @@ MEMORY = flags.DEFINE_bool(
 )
 
 CPU = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+TAUGHT = ('cells/*/*/*', 'shared/*/*/*/*')  # what runs leave in their folders
+# A run may go on with others of these; rows that are compared may not.
+SCORED = re.compile(r'base\.(data\.eval|eval\.\w+|stages\.\w+\.(eval|eval_sampler))')
+LINES_OWN = ('sizes', 'frames', 'remats', 'rates', 'limit_gb')  # of `memory`: may be others by line
 
 
 def main(sweep):
@@ -153,9 +161,19 @@ def costs_task(cell, sweep, name, rates=(), video_to_text=False):
 
 
 def compile_all(sweep, pool):
-    """The table of memory: all variants at their own masking rate and at others -> exit status."""
+    """The table of memory: all variants at their own masking rate and at others -> exit status.
+
+    In memory.jsonl the lines of a variant are replaced as it comes. Those of others stay, but where
+    they were compiled with other settings, or of another base.
+    """
+    file, of, failed = sweep.workdir / 'memory.jsonl', settings_of(sweep), 0
     tasks = {f'facts/{cell.variant}.rates': cell for cell in sweep.variants}
-    found, failed = {}, 0
+    found = {}
+    for one in read_jsonl(file):
+        if one.get('of', of) == of:  # those of before have none
+            found.setdefault(one['variant'], []).append(one)
+    for cell in sweep.variants:
+        found.setdefault(cell.variant, [])
     for task, reason in pool.run(
         [
             costs_task(cell, sweep, name, sweep.memory['rates'], video_to_text=True)
@@ -168,32 +186,36 @@ def compile_all(sweep, pool):
             continue
         cell = tasks[task.name]
         facts = json.loads((sweep.workdir / f'{task.name}.json').read_text())
-        found[task.name] = [{'variant': cell.variant, **one} for one in facts['memory']]
-        say(f'{cell.variant}: {len(found[task.name])} compiled')
-        lines = [one for name in tasks for one in found.get(name, ())]
-        text = ''.join(json.dumps(one) + '\n' for one in lines)
-        write_text_atomic(sweep.workdir / 'memory.jsonl', text)
+        shared = {'variant': cell.variant, 'of': of}
+        found[cell.variant] = [shared | one for one in facts['memory']]
+        say(f'{cell.variant}: {len(found[cell.variant])} compiled')
+        lines = itertools.chain.from_iterable(found.values())
+        write_text_atomic(file, ''.join(json.dumps(one) + '\n' for one in lines))
     say('')
-    say(report.memory_table(read_jsonl(sweep.workdir / 'memory.jsonl'), sweep.memory))
+    say(report.memory_table(read_jsonl(file), sweep.memory))
     return 1 if failed else 0
+
+
+def settings_of(sweep):
+    """Tells apart lines of memory.jsonl that do not go together: the base, and most of `memory`."""
+    memory = {key: value for key, value in sweep.memory.items() if key not in LINES_OWN}
+    return grid.digest([json.loads(config.to_json(sweep.base)), config.to_json(memory)])
 
 
 def keep_base(sweep, *, of_rows):
     """Stores what the cells share, or checks that it is what the cells there were taught with.
 
-    of_rows: the shapes of `memory` too; those of --memory may be others than those in the rows.
+    of_rows: what the rows are compared by too: test sets, the shapes of `memory`, and the seed of
+    stages that are taught once; those of --memory may be others.
     Raises ValueError with all fields that differ.
     """
     file = sweep.workdir / 'sweep.json'
-    memory = config.frozen(sweep.memory)
-    now = config.Run(base=sweep.base, memory=memory, seeds_from=sweep.seeds_from)
-    if file.exists() and any(sweep.workdir.glob('cells/*/*/*')):
-        before = config.from_json(file.read_text())
-        changed = changed_fields(now, before, below='base.')
-        if not of_rows:
-            changed = [line for line in changed if not line.startswith('memory.')]
-        changed = [line for line in changed if not line.startswith('memory.language.')]  # no row's
-        if changed:
+    first = {'first_seed': sweep.seeds[0]} if sweep.seeds_from else {}
+    now = config.Run(
+        base=sweep.base, memory=config.frozen(sweep.memory), seeds_from=sweep.seeds_from, **first
+    )
+    if file.exists() and any(path for one in TAUGHT for path in sweep.workdir.glob(one)):
+        if changed := list(changes_of(now, config.from_json(file.read_text()), of_rows)):
             raise ValueError(
                 '\n  '.join([
                     f'{sweep.workdir} holds a sweep of another base; change these back, or give '
@@ -203,6 +225,25 @@ def keep_base(sweep, *, of_rows):
         if not of_rows:
             return
     write_text_atomic(file, config.to_json(now))
+
+
+def changes_of(now, before, of_rows):
+    """A line for each field of sweep.json that differs and may not; of_rows: see `keep_base`."""
+    firm = set(changed_fields(now, before, below='base.'))
+    for line in config.difference(now, before):
+        path = line.partition(':')[0]
+        if path == 'first_seed':
+            old, new = (vars(one).get(path) for one in (before, now))
+            if of_rows and None not in (old, new):  # in sweeps of before it was not stored
+                yield (
+                    f'seeds: {old} -> {new}, the first of them, with which the stages before '
+                    f'`{now.seeds_from}` were taught; name it first: seeds={old},{new}'
+                )
+        elif path.startswith('memory.'):
+            if of_rows and not path.startswith('memory.language.'):  # no row's
+                yield line
+        elif line in firm or (of_rows and SCORED.fullmatch(path)):
+            yield line
 
 
 def say(text):

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from long_vivit import config
 from long_vivit.sweeps import deltas, findings, grid, report, rows
 
 matplotlib.use('Agg')
@@ -73,14 +74,16 @@ def test_findings_agree_or_disagree_by_the_rows():
     assert 'base -1.2 +- 0.2, backbone=frames -10.0 +- 0.0 points' in said
     assert said.count('these rows agree') == 2
     said = findings.masking(falling(0.31))
-    assert 'the other backbones fall by more; these rows disagree' in said
+    assert 'its other backbones fall by more; these rows disagree' in said
     assert 'missing' in findings.masking([r for r in falling(0.2) if r['difference'].get(BACKBONE)])
     assert findings.masking([]) == 'No variant has rows unmasked and at 75%.'
     said = findings.order(falling(0.2))
     assert (
-        '5 points of chance: backbone=frames, backbone=frames,long.mask_rate=0.75. The paper'
-        in said
+        '5 points of chance: backbone=frames, backbone=frames,long.mask_rate=0.75. Asked: ' in said
     )
+    ours = {BACKBONE: 'factorised_encoder'}  # loses nothing, and the paper does not have it
+    ours = [row(ours, 0.1, seed=s, rate=rate) for s in range(2) for rate in (0.0, 0.75)]
+    assert findings.masking(falling(0.2) + ours).count('these rows agree') == 2
 
 
 KIND, LONG = 'stages.long.mask_kind', 'stages.long.'
@@ -107,6 +110,7 @@ def of_order(**twins):
         'attention': {BACKBONE: 'frames', pool: 'attention'},
         'temporal': {BACKBONE: 'frames', pool: 'temporal'},
         'time': {LONG + 'tubelet': 8, RATE: 0.0}, 'space': {LONG + 'patch': 32, RATE: 0.0},
+        'half': {LONG + 'tubelet': 4, RATE: 0.5},
     }  # fmt: skip
     return [row(differences[name], 0.3, twins=x) for name, x in twins.items()]
 
@@ -114,10 +118,11 @@ def of_order(**twins):
 def test_findings_on_order():
     paper = {
         'joint': 0.9, 'factorised': 0.8, 'encoder': 0.7, 'frames': 0.52, 'attention': 0.49,
-        'temporal': 0.8, 'time': 0.6, 'space': 0.7,
+        'temporal': 0.8, 'time': 0.6, 'space': 0.7, 'half': 0.9,
     }  # fmt: skip
     said = findings.order(of_order(**paper))
     assert said.count('these rows agree') == 3
+    assert said.count('Asked: ') == 3 and 'The paper' not in said  # it has no order twins
     assert 'The transformer is +31.0 points above attention pooling.' in said
     assert '(here by 10.0 points of order twins)' in said
     for wrong in ({'frames': 0.6}, {'factorised': 0.5}, {'temporal': 0.54}, {'attention': 0.6},
@@ -132,6 +137,20 @@ def of_tuning(last=0.5, adapters=0.49):
         row({}, 0.5, gb=(9, 9)), row({LONG + 'last_layers': 1}, last, gb=(3, 3)),
         row(adapted, adapters, gb=(6, 6)),
     ]  # fmt: skip
+
+
+def test_a_budget_of_tokens_is_no_claim_of_the_papers():
+    budget, coarse = {LONG + 'token_budget': 32, RATE: 0.0}, {LONG + 'patch': 32, RATE: 0.0}
+    half = {LONG + 'tubelet': 4, RATE: 0.5}
+    said = findings.coarser([row({}, 0.5), row(coarse, 0.4), row(half, 0.3), row(budget, 0.6)])
+    assert said == (
+        'The paper: masking beats coarse time, coarse space and tubes at equal tokens; these rows '
+        'agree (one seed). Asked: masking beats a budget of tokens, as many of them; these rows '
+        'disagree (one seed).'
+    )
+    said = findings.coarser([row({}, 0.5), row(half, 0.6), row(budget, 0.4)])
+    assert said.index('disagree') < said.index('Asked: ') < said.index('these rows agree')
+    assert findings.coarser([row({}, 0.5)]).count('rows for it are missing') == 2
 
 
 def test_findings_on_what_is_trained():
@@ -165,11 +184,15 @@ def test_other_savings_are_compared_with_masking_in_as_much_memory():
     peaks = dict(zip((one['variant'] for one in found), (9, 4, 2, 3.9, 1), strict=True))
     said = findings.at_equal_memory(found, peaks)
     assert said.startswith(
-        'In no more memory, in points of R@1: long.mask_rate=0.75 over long.patch=32 +6.0. '
+        'In as much memory (at most 5% more), in points of R@1: long.mask_rate=0.75 over '
+        'long.patch=32 +6.0. '
     )
     assert 'these rows agree' in said
     found[3] = row({LONG + 'patch': 32}, 0.47)
     assert 'these rows disagree' in findings.at_equal_memory(found, peaks)
+    found[3] = row({LONG + 'token_budget': 32}, 0.47)  # told, but no saving that the paper tried
+    said = findings.at_equal_memory(found, {**peaks, found[3]['variant']: 3.9})
+    assert 'over long.token_budget=32 -1.0. The paper' in said and 'are missing' in said
 
 
 def test_one_seed_and_noise_are_said():
@@ -216,6 +239,7 @@ def test_memory_over_frames_with_the_line():
         for f, r, x in ((16, 0.0, 4e9), (128, 0.0, 17e9), (16, 0.75, 3e9), (128, 0.75, 6e9))
     ]
     figure, said = figures.memory(found)
+    assert said.startswith('2 variants and masking rates have 2 different curves. ')
     assert 'At 128 frames 1 of these fit into 16 GB' in said and 'base, 75% masked.' in said
     assert len(figure.axes[0].lines) == 3
     figure, said = figures.memory(found + [one | {'variant': 'other'} for one in found])
@@ -272,6 +296,20 @@ def test_what_is_missing_is_said_and_not_drawn():
         assert figure is None and said.startswith('Not drawn: ')
     assert figures.order([]) == (None, 'No row has order twins.')
     assert figures.memory([])[0] is None
+
+
+def test_who_was_taught_once_for_all_seeds(tmp_path):
+    def about(found, seeds_from):
+        stored = config.Run(memory=config.frozen(SETTINGS), seeds_from=seeds_from)
+        (tmp_path / 'sweep.json').write_text(config.to_json(stored))
+        return report.about(found, tmp_path)
+
+    whole, short = falling(0.2), row({'run': ['image', 'short']}, 0.5)
+    assert about(whole, '').endswith('commit abc.')
+    once = 'The stages before `long` were taught once, for all seeds: error bars do not hold '
+    assert once in about(whole, 'long')
+    assert once in about([*whole, row({'run': ['short', 'long']}, 0.5)], 'long')
+    assert 'for all seeds, but for runs that end before it: error' in about([*whole, short], 'long')
 
 
 def test_the_table_has_means_and_spreads():

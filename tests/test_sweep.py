@@ -1,5 +1,6 @@
 """Sweeps: grids and their faults, shared stages, stopped and gone on; rows, memory, notebook."""
 
+import copy
 import json
 import os
 import re
@@ -9,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from configs import sweep as recipes
-from long_vivit import config, train
-from long_vivit.sweeps import grid, jobs, rows, shapes
+from data.shape_stories import world
+from long_vivit import config, recipe, sweep, train, trained
+from long_vivit.sweeps import costs, grid, jobs, rows, shapes
 from long_vivit.workdir import Workdir
 from long_vivit.writers import read_jsonl
 from tests import quick, tiny_run
@@ -55,8 +58,11 @@ def test_products_are_multiplied_out_and_what_is_twice_is_one_cell():
 
 
 def test_only_some_grids():
-    cfg = sweep_of({'a': ({RATE: (0.0,)},), 'b': ({RATE: (0.5,)},)}, only=('b',))
-    assert [cell.variant for cell in grid.read(cfg).cells] == ['long.mask_rate=0.5']
+    """Their rows belong to the others too: done now, they are not taught again for those."""
+    cfg = sweep_of({'a': ({RATE: (0.0, 0.75)},), 'b': ({RATE: (0.5, 0.75)},)}, only=('b',))
+    cells = grid.read(cfg).cells
+    assert [cell.variant for cell in cells] == ['base', 'long.mask_rate=0.5']
+    assert [cell.grids for cell in cells] == [('a', 'b'), ('b',)]
 
 
 def test_names_are_stable_readable_and_told_apart():
@@ -86,6 +92,54 @@ def test_seeds_from_a_stage_on():
     cells = grid.read(sweep_of({'a': ({},)}, seeds=(5, 6), seeds_from='long')).cells
     assert [[link.run.seed for link in cell.chain] for cell in cells] == [[5, 5, 5], [5, 5, 6]]
     assert cells[0].chain[:2] == cells[1].chain[:2]
+
+
+LORA = {'stages.short.tune': ('lora+stem',), 'model.video.lora_rank': (4, 8)}
+
+
+def test_what_an_earlier_stage_felt_stays_in_the_names():
+    """A rank is felt after its stage too, where it is merged and the model has it no more."""
+    cfg = sweep_of({'a': (LORA,)}, seeds=(0, 1))
+    cells = grid.read(cfg).cells
+    assert len({cell.chain[-1].name for cell in cells}) == len(cells) == 4
+    assert [cell.chain[-1].name for cell in cells] == [f'cells/{cell.name}' for cell in cells]
+    four, eight = cells[:2]
+    assert four.chain[0] == eight.chain[0] and four.chain[0].name == 'shared/image/base/seed0'
+    assert [link.run.model.video.lora_rank for link in eight.chain] == [0, 8, 0]
+    between = sweep_of({'a': (LORA,)})  # and in those of shared stages behind it
+    between.base.stages.end = copy.deepcopy(between.base.stages.long)
+    between.base.run = (*between.base.run, 'end')
+    four, eight = (cell.chain[2] for cell in grid.read(between).cells)
+    assert four.name.startswith('shared/long/lora_rank=4,') and four.run.init != eight.run.init
+
+
+def test_runs_that_end_earlier_begin_with_what_the_others_do():
+    ends, skips = {'run': (('image', 'short'),)}, {'run': (('short', 'long'),)}
+    cfg = sweep_of({'a': ({}, ends, skips)}, seeds=(0, 1), seeds_from='long')
+    whole, short, other = (cell.chain for cell in grid.read(cfg).cells[:3])
+    assert short[0] == whole[0] and short[0].name == 'shared/image/base/seed0'
+    assert short[1].name == 'cells/run=image+short/seed0'
+    assert other[0].name == 'shared/short/run=short+long/seed0' != whole[1].name
+    assert grid.read(cfg).cells[4].chain[0].name == 'shared/image/base/seed1'  # it has its own seed
+
+
+@pytest.mark.parametrize('word', recipes.SIZES)
+def test_a_name_stands_for_one_run(word):
+    cells, runs = grid.read(recipes.get_config(word)).cells, {}
+    for link in (link for cell in cells for link in cell.chain):
+        assert runs.setdefault(link.name, link.run) == link.run, link.name
+    assert len({cell.chain[-1].name for cell in cells}) == len(cells)
+
+
+def test_a_last_stage_that_is_not_scored_is_a_fault():
+    cfg = sweep_of({'a': ({RATE: (0.0, 0.75)}, {'run': (('image', 'short'),)})})
+    cfg.base.stages.long.eval = ''
+    head, line = faults_of(cfg)
+    assert head == 'the sweep has one fault:'
+    assert line.startswith('stages.long.eval: names no test set') and 'data.eval' in line
+    assert line.endswith('(long.mask_rate=0 and 1 more)')
+    cfg.base.data.eval = 'shape_stories/long:test'
+    assert len(grid.read(cfg).cells) == 3
 
 
 def test_all_faults_at_once():
@@ -137,6 +191,41 @@ def test_the_recipes_pass(tmp_path):
         recipes.get_config('huge')
 
 
+@pytest.mark.parametrize(('word', 'films'), [('', 'long'), ('laptop', 'short')])
+def test_the_ways_to_send_less_see_all_frames_in_as_many_patches(word, films):
+    """A budget too, which takes frames by their rate."""
+    setting = world.SETTINGS[films]
+    variants = grid.read(recipes.get_config(word)).variants
+    mine = [one for one in variants if {'inputs', 'tuning'} & set(one.grids)]
+    for cell in mine:
+        stage = cell.whole.stages[-1]
+        view = recipe.view(cell.whole, stage)
+        assert view.seen(0.0, setting.num_frames / setting.fps)[0] == stage.frames, cell.variant
+    counts = {
+        one.variant: costs.mean_tokens(one.whole, one.whole.stages[-1])
+        for one in mine
+        if 'inputs' in one.grids
+    }
+    whole, base = counts.pop('long.mask_rate=0'), counts.pop('base')
+    assert len(counts) == 5 and set(counts.values()) == {base} and whole == 4 * base
+
+
+def test_the_recipes_have_what_can_be_trained_in_the_long_stage():
+    cells = [one for one in grid.read(recipes.get_config()).variants if 'tuning' in one.grids]
+    tuned = {(one.whole.model.video.backbone, one.whole.stages[-1].tune) for one in cells}
+    joint = ('all', 'adapters+stem', 'lora+stem', 'first:1', 'stem', 'none')
+    assert tuned == {*(('joint', tune) for tune in joint), ('factorised', 'all'),
+                     ('factorised', 'temporal+stem')}  # fmt: skip
+    assert sum(one.whole.stages[-1].text_tower == 'frozen' for one in cells) == 1
+    count = {}
+    for one in cells:
+        init, _ = recipe.training(one.whole, one.whole.stages[-1], 500)
+        count[one.variant], _ = trained.counts(jax.eval_shape(init))
+    none, stem = (count[f'long.tune={word}'] for word in ('none', 'stem'))
+    first = count[grid.name_of({'stages.long.tune': 'first:1'})]
+    assert none < stem < first < count['long.text_tower=frozen'] < count['base']
+
+
 def test_a_stored_configuration_is_one_to_start_from(tmp_path):
     """The command line takes config.json of a run, and what it lacks is told, not filled in."""
     run = tiny_run.resolved('no_data', tmp_path / 'run')
@@ -172,6 +261,13 @@ def test_a_variant_at_the_papers_sizes():
     every = [shape for shape, _ in shapes.wanted(run, base, found.memory, rates=(0.0, 0.5))]
     assert len(every) == 2 * 3 * 1 * 2  # sizes, frames, remats, rates
     assert {shape['rate'] for shape in every} == {0.5, 0.0}
+
+
+def test_tokens_are_the_mean_over_the_rates_of_a_stage():
+    cfg = sweep_of({'a': ({'stages.long.unmasked_tail': (0.2,)}, {RATE: (0.5,)})})
+    tail, half = (cell.whole for cell in grid.read(cfg).variants)
+    assert costs.mean_tokens(half, half.stages[-1]) == 256
+    assert costs.mean_tokens(tail, tail.stages[-1]) == round(0.8 * 128 + 0.2 * 512)
 
 
 # Several commands at a time
@@ -249,6 +345,93 @@ def test_shares_of_devices(monkeypatch):
     monkeypatch.setattr(jobs, 'devices', lambda: ('cpu', 1))
     cores = [share.cores for share in jobs.shares(len(os.sched_getaffinity(0)))]
     assert frozenset().union(*cores) == os.sched_getaffinity(0) and all(len(x) == 1 for x in cores)
+
+
+# What a folder holds
+
+
+@pytest.mark.parametrize('left', ['cells/base/seed0', 'shared/image/base/seed0'])
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('optim.b1', 0.5), ('data.eval', 'shape_stories/long:train'), ('eval.allow_broken', True),
+        ('stages.long.eval', 'shape_stories/long:test[:32]'),
+        ('stages.long.eval_sampler', 'linspace_excl'),
+    ],
+)  # fmt: skip
+def test_another_base_or_test_set_is_refused_once_any_stage_is_taught(tmp_path, path, value, left):
+    """Rows of two bases are no table; and shared stages would be taken as they are."""
+    cfg = sweep_of({'a': ({},)}, workdir=str(tmp_path))
+    sweep.keep_base(grid.read(cfg), of_rows=True)
+    other = sweep_of({'a': ({},)}, workdir=str(tmp_path))
+    other.base.update_from_flattened_dict({path: value})
+    sweep.keep_base(grid.read(other), of_rows=True)  # nothing is taught yet
+    sweep.keep_base(grid.read(cfg), of_rows=True)
+    (tmp_path / left).mkdir(parents=True)
+    (tmp_path / left / 'config.json').touch()
+    stored = (tmp_path / 'sweep.json').read_bytes()
+    with pytest.raises(ValueError, match=rf'another base; .*\n  base\.{re.escape(path)}: '):
+        sweep.keep_base(grid.read(other), of_rows=True)
+    assert (tmp_path / 'sweep.json').read_bytes() == stored
+    if path != 'optim.b1':
+        sweep.keep_base(grid.read(other), of_rows=False)  # memory has no test set
+    cfg.base.log.every = 7  # what changes no row may differ
+    sweep.keep_base(grid.read(cfg), of_rows=True)
+
+
+def test_the_seed_of_stages_taught_once_stays_the_first(tmp_path):
+    def of(seeds, seeds_from='long'):
+        changes = {'workdir': str(tmp_path), 'seeds': seeds, 'seeds_from': seeds_from}
+        return grid.read(sweep_of({'a': ({},)}, **changes))
+
+    sweep.keep_base(of((0, 1)), of_rows=True)
+    shared = tmp_path / 'shared/short/base/seed0'
+    shared.mkdir(parents=True)
+    (shared / 'config.json').touch()
+    with pytest.raises(ValueError, match='seeds: 0 -> 3, the first .* name it first: seeds=0,3'):
+        sweep.keep_base(of((3, 4)), of_rows=True)
+    sweep.keep_base(of((3, 4)), of_rows=False)
+    sweep.keep_base(of((0, 3, 4)), of_rows=True)
+    with pytest.raises(ValueError, match="seeds_from: 'long' -> ''"):
+        sweep.keep_base(of((3, 4), ''), of_rows=True)
+    stored = json.loads((tmp_path / 'sweep.json').read_text())
+    assert stored.pop('first_seed') == 0
+    (tmp_path / 'sweep.json').write_text(json.dumps(stored))  # one of before
+    sweep.keep_base(of((0, 1)), of_rows=True)
+    assert json.loads((tmp_path / 'sweep.json').read_text())['first_seed'] == 0
+
+
+class Compiler:
+    """A pool that answers the first requests of --memory with the frames as bytes."""
+
+    def __init__(self, count=100):
+        self.count = count
+
+    def run(self, tasks):
+        for task in tasks[: self.count]:
+            request = json.loads(Path(task.arguments[-1]).read_text())
+            shape = {'size': 'B', 'remat': 'none', 'rate': 0.75}
+            lines = [shape | {'frames': f, 'peak_bytes': f} for f in request['memory']['frames']]
+            Path(request['out']).write_text(json.dumps({'memory': lines}))
+            yield task, ''
+
+
+def test_memory_of_some_variants_leaves_that_of_the_others(tmp_path):
+    def compiled(count=100, only=(), **changes):
+        cfg = sweep_of({'a': ({RATE: (0.0, 0.75)},), 'b': ({RATE: (0.5,)},)}, only=only,
+                       workdir=str(tmp_path))  # fmt: skip
+        cfg.memory.update(changes)
+        assert sweep.compile_all(grid.read(cfg), Compiler(count)) == 0
+        found = {}
+        for one in read_jsonl(tmp_path / 'memory.jsonl'):
+            found.setdefault(one['variant'], []).append(one['frames'])
+        return found
+
+    whole, base, half = 'long.mask_rate=0', 'base', 'long.mask_rate=0.5'
+    assert compiled(frames=(2, 4)) == {whole: [2, 4], base: [2, 4], half: [2, 4]}
+    assert compiled(only=('b',), frames=(8,)) == {whole: [2, 4], base: [2, 4], half: [8]}
+    assert compiled(count=1, frames=(16,)) == {whole: [16], base: [2, 4], half: [8]}  # stopped
+    assert compiled(only=('b',), frames=(2,), batch=8) == {half: [2]}  # those were of a batch of 1
 
 
 # The command
@@ -414,6 +597,7 @@ def test_memory_of_all_variants_at_a_vits_shapes(compiled):
     for row in read_jsonl(workdir / 'rows.jsonl'):
         own = dict(found[row['variant'], row['mask_rate']])
         assert own.pop('video_to_text_bytes') and 'video_to_text_bytes' not in row['memory'][0]
+        assert own.pop('of')
         assert [{'variant': row['variant'], **one} for one in row['memory']] == [own]
     lines = {tuple(line.split()) for line in printed.splitlines()}
     for (variant, rate), one in found.items():

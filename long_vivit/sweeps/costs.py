@@ -17,7 +17,8 @@ from pathlib import Path
 
 import jax
 
-from long_vivit import config, estimate, sharding, start, trained
+from long_vivit import config, estimate, masking, recipe, sharding, start, trained
+from long_vivit.inputs.looks import patches_of
 from long_vivit.sweeps import captioning, shapes
 from long_vivit.sweeps.grid import digest
 from long_vivit.writers import write_json_atomic
@@ -48,13 +49,19 @@ def main(path):
 def own(run, vocab, mesh):
     """The last stage of the variant as it is taught."""
     stage = run.stages[-1]
-    program, state, batch = estimate.compiled(run, stage, vocab, mesh)
+    program, state, _ = estimate.compiled(run, stage, vocab, mesh)
     return {
-        'tokens_per_clip': batch['where'].shape[1],
+        'tokens_per_clip': mean_tokens(run, stage),
         'flops_per_clip': estimate.mean_flops(run, stage) // stage.batch,
         **counts(state),
         'peak_bytes': estimate.peak(program.memory_analysis()),
     }
+
+
+def mean_tokens(run, stage):
+    """Patches of a video in a training step, the mean over the stage's masking rates, rounded."""
+    each = masking.shares(stage).items()
+    return round(sum(x * patches_of(recipe.batch_like(run, stage, rate))[0] for rate, x in each))
 
 
 def at_size(run, folder, mesh):

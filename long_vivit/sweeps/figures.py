@@ -169,10 +169,15 @@ def growth(found, shape=SHAPE):
     said = (
         f'From B to L memory grows by {shares[low]:.0f}% ({low}) to {shares[high]:.0f}% ({high}).'
     )
-    alike = [v for v in shares if deltas.changes(variants[v][0]).keys() <= {'backbone'}]
+    alike = [
+        v
+        for v in shares
+        if deltas.changes(variants[v][0]).keys() <= {'backbone'}
+        and findings.of_paper(variants[v][0])
+    ]
     there = {'base', 'backbone=factorised'} <= set(alike)
     holds = max(alike, key=shares.get) == 'backbone=factorised' if there else None
-    claim = 'of the backbones, masked alike, factorised attention grows the most'
+    claim = 'of its backbones, masked alike, factorised attention grows the most'
     return figure, f'{said} {findings.held(claim, holds)}'
 
 
@@ -202,7 +207,7 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
             lines.setdefault(label, []).append((one['frames'], one['peak_bytes'] / 1e9))
     if not lines:
         return None, f'Nothing was compiled at ViT-{size} with remat {remat}.'
-    num_variants, lines = len(lines), _equal_ones(lines)
+    num_lines, lines = len(lines), _equal_ones(lines)
     width, height = (7.5, 4.8) if len(lines) <= drawing.FEW else (11, 1 + 0.2 * len(lines))
     figure, axes = drawing.new_axes(
         f'Compiled memory at ViT-{size}', height=max(4.8, height), width=width
@@ -216,8 +221,9 @@ def memory(found, size='B', remat='none', limit_gb=16.0):
     longest = max(one[0] for points in lines.values() for one in points)
     fit = [label for label, points in lines.items() if dict(points).get(longest, 1e9) <= limit_gb]
     return figure, (
-        f'{num_variants} variants have {len(lines)} different curves. At {longest} frames '
-        f'{len(fit)} of these fit into {limit_gb:g} GB with ViT-{size}: {"; ".join(fit) or "none"}.'
+        f'{num_lines} variants and masking rates have {len(lines)} different curves. At {longest} '
+        f'frames {len(fit)} of these fit into {limit_gb:g} GB with ViT-{size}: '
+        f'{"; ".join(fit) or "none"}.'
     )
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from long_vivit import config, rules, weights
-from long_vivit.allowed import Rule, at_least, one_of, positive, share
+from long_vivit import config, weights
 from long_vivit.config import Run
+from long_vivit.sweeps import grid_rules
 
 MAX_NAME = 120  # characters of a variant's folder; file systems take 255
 MAX_WORD = 40  # of a value in it
-OWN = {'seed': 'name them in seeds', 'workdir': "each cell has a folder in the sweep's own workdir"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Sweep:
     workdir: Path
     base: Run
     cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
     memory: dict[str, Any]  # as in configs/sweep.py
     seeds_from: str
 
@@ -77,12 +77,14 @@ def read(cfg) -> Sweep:
     Raises one ValueError with all faults, a line each, of the sweep and of the configuration of
     every cell; nothing is built or written.
     """
-    faults = list(own_faults(cfg))
+    faults = list(grid_rules.own_faults(cfg))
     resolved, of_cells = {}, {}
     for name, difference, grids in [] if faults else variants(cfg):
         try:
             run = config.resolve(config.changed(cfg.base, difference))
             resolved[name] = difference, grids, run
+            for line in grid_rules.scoring_faults(run):
+                of_cells.setdefault(line, []).append(name)
         except ValueError as error:
             for line in str(error).split('\n  '):
                 if not line.startswith('the configuration has '):
@@ -99,82 +101,17 @@ def read(cfg) -> Sweep:
         for name, (difference, grids, run) in resolved.items()
     ]
     base = config.resolve(config.changed(cfg.base, {}))
-    return Sweep(Path(cfg.workdir), base, tuple(cells), cfg.memory.to_dict(), cfg.seeds_from)
-
-
-MEMORY_RULES = {
-    'pixels': at_least(1),
-    'patch': at_least(1),
-    'tubelet': at_least(1),
-    'layers': at_least(1),
-    'text_length': at_least(3),
-    'batch': at_least(1),
-    'dtype': one_of('float32', 'bfloat16'),
-    'limit_gb': positive,
-    **{
-        f'language.{field}': at_least(1)
-        for field in ('width', 'depth', 'heads', 'latents', 'resampler_depth')
-    },
-}
-MEMORY_LISTS = {
-    'sizes': one_of('B', 'L'),
-    'frames': Rule(lambda x: type(x) is int and x >= 2, 'a whole number of at least 2'),
-    'remats': one_of('none', 'dots', 'attention', 'full'),
-    'rates': share,
-}
-
-
-def own_faults(cfg) -> Iterator[str]:
-    """Faults of the sweep's own fields."""
-    from configs import sweep  # late, as config.py does: to read what is stored must not need it
-
-    given, wanted = cfg.to_dict(), sweep.fields().to_dict()
-    wrong = [f'{name}: is missing' for name in ('base', 'grids') if name not in given]
-    plain = [{k: v for k, v in d.items() if k not in ('base', 'grids')} for d in (given, wanted)]
-    wrong += rules.structure_faults(*plain)
-    yield from wrong
-    if wrong:
-        return
-    seeds, grids, run = cfg.seeds, given['grids'], config.plain_values(cfg.base)['run']
-    if not seeds or len(set(seeds)) < len(seeds) or not all(_whole(seed, 0) for seed in seeds):
-        yield f'seeds: {seeds!r}; it must be whole numbers of at least 0, each once, such as (0, 1)'
-    if cfg.seeds_from and cfg.seeds_from not in run:
-        yield f"seeds_from: {cfg.seeds_from!r}; it must be '' or a stage: {', '.join(run)}"
-    for name in cfg.only:
-        if name not in grids:
-            yield f'only: {name!r} is no grid; it must be some of {", ".join(grids) or "(none)"}'
-    if not grids:
-        yield 'grids: there is none; it must name at least one'
-    for name, products in grids.items():
-        yield from grid_faults(f'grids.{name}', products)
-    memory = given['memory']
-    yield from rules.value_faults(memory, MEMORY_RULES, 'memory.')
-    width, heads = (memory['language'][field] for field in ('width', 'heads'))
-    if heads > 0 and width % heads:
-        yield f'memory.language.width: {width} is not divisible by memory.language.heads = {heads}.'
-    for field, rule in MEMORY_LISTS.items():
-        if bad := [value for value in memory[field] if not rule.passes(value)]:
-            yield f'memory.{field}: {bad[0]!r} is not allowed; each must be {rule.allowed}'
-
-
-def grid_faults(path: str, products) -> Iterator[str]:
-    """Products that are not {field: values}."""
-    if not isinstance(products, tuple) or not all(isinstance(one, dict) for one in products):
-        yield f'{path}: it must be a tuple of dicts, each {{field: (value, ...)}}'
-        return
-    for field, values in (item for product in products for item in product.items()):
-        if not isinstance(values, tuple) or not values:
-            yield f'{path}: {field}: {values!r}; it must be a tuple of values, such as (0.5, 0.75)'
-        elif field in OWN:
-            yield f'{path}: {field}: no axis; {OWN[field]}'
+    seeds, memory = tuple(cfg.seeds), cfg.memory.to_dict()
+    return Sweep(Path(cfg.workdir), base, tuple(cells), seeds, memory, cfg.seeds_from)
 
 
 def variants(cfg) -> Iterator[tuple[str, dict, tuple[str, ...]]]:
-    """(name, difference, grids) of each variant: products multiplied out, each variant once."""
+    """(name, difference, grids) of each variant: products multiplied out, each variant once.
+
+    With `only`, those of these grids; each names all that it belongs to, for its row is theirs too.
+    """
     base, found = dict(config.flat(cfg.base)), {}
     for grid, products in cfg.grids.to_dict().items():
-        if cfg.only and grid not in cfg.only:
-            continue
         for product in products:
             for values in itertools.product(*product.values()):
                 changes = dict(zip(product, values, strict=True))
@@ -183,7 +120,8 @@ def variants(cfg) -> Iterator[tuple[str, dict, tuple[str, ...]]]:
                 if grid not in grids:
                     grids.append(grid)
     for name, (changes, grids) in found.items():
-        yield name, changes, tuple(grids)
+        if not cfg.only or set(grids) & set(cfg.only):
+            yield name, changes, tuple(grids)
 
 
 def name_of(changes: dict[str, Any]) -> str:
@@ -215,10 +153,6 @@ def _word(value: Any) -> str:
     return text or 'none'
 
 
-def _whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
-
-
 def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, ...]:
     """The runs that teach a cell, a stage each; the last one lies under cells/.
 
@@ -227,15 +161,15 @@ def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, .
     links, names = [], [stage.name for stage in run.stages]
     place = names.index(cfg.seeds_from) if cfg.seeds_from in names else 0
     for i, stage in enumerate(run.stages):
-        absent = unborn(run, i)
-        later = (*absent, *(f'stages.{name}.' for name in names[i + 1 :]))
-        felt = {path: value for path, value in difference.items() if not path.startswith(later)}
-        last = i == len(names) - 1
+        if i < len(names) - 1:
+            felt = felt_by(run, i, difference, config.plain_values(cfg.base)['run'])
+            name = f'shared/{stage.name}/{name_of(felt)}'
+        else:
+            name = f'cells/{name_of(difference)}'
         own_seed = seed if i >= place else cfg.seeds[0]
-        name = f'cells/{name_of(felt)}' if last else f'shared/{stage.name}/{name_of(felt)}'
         name = f'{name}/seed{own_seed}'
         fields = {
-            **vars(without(run, absent)),
+            **vars(without(run, unborn(run, i))),
             'run': (stage.name,),
             'stages': (stage,),
             'seed': own_seed,
@@ -249,14 +183,37 @@ def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, .
     return tuple(links)
 
 
-def unborn(run: Run, i: int) -> tuple[str, ...]:
+def felt_by(
+    run: Run, i: int, difference: dict[str, Any], of_base: tuple[str, ...]
+) -> dict[str, Any]:
+    """What of a difference the stages up to stage i may be taught otherwise by.
+
+    Not fields of later stages, nor of parts that none so far trains, nor `run` where it has so far
+    the stages of the base's, `of_base`.
+    """
+    names = [stage.name for stage in run.stages]
+    later = tuple(f'stages.{name}.' for name in names[i + 1 :])
+    unfelt = set(unborn(run, i, ever=True))
+    if tuple(names[: i + 1]) == of_base[: i + 1]:
+        unfelt.add('run')
+    return {
+        path: value
+        for path, value in difference.items()
+        if path not in unfelt and not path.startswith(later)
+    }
+
+
+def unborn(run: Run, i: int, ever: bool = False) -> tuple[str, ...]:
     """Fields of parts that the model of stage i does not have: no stage up to it trains them.
 
-    LoRA is merged at the end of its stage, adapters stay.
+    LoRA is merged at the end of its stage, adapters stay. ever: only those of parts that no model
+    up to stage i had; the rank of what was merged tells of the weights.
     """
     video = vars(run.model.video)  # not all of these fields in runs of before
     told = [set(vars(stage).get('tune', '').split('+')) for stage in run.stages[: i + 1]]
-    parts = {'adapter_width': 'adapters' in set().union(*told), 'lora_rank': 'lora' in told[-1]}
+    so_far = set().union(*told)
+    lora = so_far if ever else told[-1]
+    parts = {'adapter_width': 'adapters' in so_far, 'lora_rank': 'lora' in lora}
     return tuple(f'model.video.{x}' for x, there in parts.items() if video.get(x) and not there)
 
 

@@ -29,9 +29,11 @@ def about(found, folder):
 
     shared = ''
     if first := _stored(folder).seeds_from:
+        runs = [row['difference'].get('run', (first,)) for row in found]
+        but = '' if all(first in run for run in runs) else ', but for runs that end before it'
         shared = (
-            f' The stages before `{first}` were taught once, for all seeds: error bars do not hold '
-            'what those would differ by.'
+            f' The stages before `{first}` were taught once, for all seeds{but}: error bars do not '
+            'hold what those stages would differ by.'
         )
     return (
         f'{len(found)} rows, seeds {each(row["seed"] for row in found)}; '

@@ -4,7 +4,8 @@ row = {
     'cell': 'long.mask_rate=0.5/seed0', 'variant': 'long.mask_rate=0.5', 'seed': 0,
     'grids': ['masking'], 'difference': {'stages.long.mask_rate': 0.5},
     'stage': 'long', 'frames': 64, 'pixels': 64, 'mask_rate': 0.5, 'mask_kind': 'random',
-    'num_parameters', 'num_trained', 'tokens_per_clip', 'flops_per_clip' (training, analytic),
+    'num_parameters', 'num_trained', 'tokens_per_clip', 'flops_per_clip' (training, analytic: whole
+    numbers, means over the stage's masking rates),
     'peak_bytes': of the compiled step at the cell's own shapes and batch,
     'memory': [{'size': 'B', 'frames': 128, 'remat', 'rate', 'tokens', 'peak_bytes', ...}],
     'clips_per_s', 'seconds', 'steps', 'measured_peak_bytes', 'measured_peak_of', 'jobs', 'device',
@@ -126,8 +127,8 @@ def peak(row, size, frames, remat, rate=None):
 def reading(memory, variant, rate, size, frames, remat):
     """The row of memory.jsonl of a variant at a masking rate and a shape, or None.
 
-    Beside what a row's `memory` has: 'variant', and 'video_to_text_bytes', None for tubes and token
-    budgets.
+    Beside what a row's `memory` has: 'variant', 'video_to_text_bytes', None for tubes and token
+    budgets, and 'of', equal where lines go together (see sweep.py).
     """
     wanted = variant, rate, size, frames, remat
     for one in memory:
