@@ -55,8 +55,7 @@ def data() -> dict:
     """
     return {
         'dir': 'data/built',  # folder of the stored data sets
-        'train': '',  # data spec for every stage; '' = each stage's own. Images of the built-in
-        #               stories are then left out of the mix; stages.NAME.image_train names others
+        'train': '',  # data spec for every stage, without the stories' images; '' = each its own
         'eval': '',  # data spec for every stage; '' = each stage's own
         'tokenizer': '',  # tokenizer.json; '' = the one stored with shape_stories
         'threads': 0,  # threads that read and decode; 0 = one a core, half as many on CPU
@@ -135,7 +134,7 @@ def text_tower() -> dict:
         'depth': 8,  # layers
         'heads': 8,  # m
         'length': 0,  # rows of the position table; 0 = the stage's text_length, and the table
-        #               is stretched from stage to stage
+        #               is stretched from stage to stage; with from_init it loses none of `init`
         'kind': 'bidirectional',  # bidirectional (mean of tokens) | causal (last token) |
         #                           padded (reads padding too, last place: SigLIP)
         'activation': 'gelu',  # as model.video.activation
@@ -291,9 +290,9 @@ def reading() -> dict:
     return {
         'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
         'text_length': 32,  # l, tokens with the start and end tokens; >= 3
-        'text_buckets': (),  # lengths >= 3, such as (32, 77, 248): texts go through the text
-        #                      tower in groups of like length, each only as far as the bucket
-        #                      that holds it; the same vectors for less; () = all of l
+        'text_buckets': (),  # lengths >= 3, a little above the quarters of those of your texts:
+        #                      they go through the text tower in groups of like length, each as
+        #                      far as its bucket: the same vectors for less work; () = all of l
         'sentences': 'all',  # of long captions when training: all | sample (some, at random)
         'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
         #                    (of the first text) | '' = none

@@ -9,13 +9,14 @@ import copy
 import difflib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from long_vivit import rules, stories, weights
+from long_vivit import model_rules, rules, stories, weights
 
 
 class Run:
@@ -96,17 +97,21 @@ def checked(cfg: ConfigDict) -> dict:
 def filled(plain: dict, base: dict) -> tuple[dict, list[str]]:
     """With model.from_init: the architecture that `init` tells of, in place of the defaults.
 
+    Where the first stage would cut the text's position table, model.text.length keeps it whole.
     Returns the values, and a line for each field that is set to something else.
     """
     sound = not any(rules.structure_faults(plain, base))
     if not (sound and plain['model']['from_init']):
         return plain, []
+    family = weights.split(plain['init'])
+    if family and not os.path.exists(family[1]):  # rules.py says so
+        return plain, []
     try:
-        fields = weights.describe(plain['init']).fields
+        found = weights.describe(plain['init'])
     except ValueError as error:
         return plain, [f'model.from_init: {error}']
     plain, faults = copy.deepcopy(plain), []
-    for path, value in fields.items():
+    for path, value in found.fields.items():
         *sections, key = path.split('.')
         here, default = plain, base
         for section in sections:
@@ -117,6 +122,8 @@ def filled(plain: dict, base: dict) -> tuple[dict, list[str]]:
                 f'default {default[key]!r}, or set model.from_init to False.'
             )
         here[key] = value
+    if rows := model_rules.text_rows(plain, found.text_length):
+        plain['model']['text']['length'] = rows
     return plain, faults
 
 

@@ -22,7 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from long_vivit import command_line, hardware, inference, recipe, retrieval, start, tuning, weights
+from long_vivit import (
+    command_line,
+    hardware,
+    inference,
+    newcomers,
+    recipe,
+    retrieval,
+    start,
+    tuning,
+    weights,
+)
 from long_vivit.checkpoints import Checkpoints, steps
 from long_vivit.config import Run
 from long_vivit.inputs.sources import open_source
@@ -100,7 +110,12 @@ def read_alphas(words):
 def between(begun, end, alpha):
     """{name: float32}, (1 - alpha) * begun + alpha * end; alpha 0 and 1 give the bits of either."""
     one, other = np.float32(1 - alpha), np.float32(alpha)
-    return {name: one * np.asarray(begun[name]) + other * np.asarray(end[name]) for name in end}
+
+    def mixed(x, y):
+        # What did not change stays: (1 - alpha) * x + alpha * x is not x in float32.
+        return np.where(x == y, y, one * x + other * y)
+
+    return {name: mixed(np.asarray(begun[name]), np.asarray(end[name])) for name in end}
 
 
 def from_start(args, end, target):
@@ -109,9 +124,7 @@ def from_start(args, end, target):
     Raises ValueError as `weights.read` and `warm_start` do.
     """
     if weights.split(args.start):
-        flat, lines = weights.read(args.start, target)
-        params, more = start.fitted(end.run, flat, target, tuple(args.drop))
-        lines = [*lines, *more]
+        params, lines = of_others(args, end, target)
     else:
         same_tokenizer(args.start, end)
         flat, vocab = start.init_params(args.start), end.tokenizer.vocab_size
@@ -119,6 +132,22 @@ def from_start(args, end, target):
     for line in lines if not args.json else ():
         print(f'start: {line}')
     return params
+
+
+def of_others(args, end, target):
+    """`from_start` of FAMILY:PATH -> `start.Start`, as the run's first stage would start from it.
+
+    Whole parts that these weights lack are drawn with that stage's key, as it drew them.
+    """
+    run, vocab = end.run, end.tokenizer.vocab_size
+    flat, lines = weights.read(args.start, target)
+    lacking = [part for part in start.PARTS if not any(name.startswith(part) for name in flat)]
+    if fresh := [name for name in target if name.startswith(tuple(lacking))]:
+        flat |= newcomers.drawn(run, run.stages[0], vocab, fresh)
+        lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
+    flat, more = newcomers.settled(run, end.stage, vocab, flat, target)
+    adapted = start.fitted(run, flat, target, tuple(args.drop))
+    return start.Start(adapted.params, [*lines, *more, *adapted.lines])
 
 
 def same_tokenizer(path, end):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from long_vivit import weights
 from long_vivit.models import buckets
 from long_vivit.sharding import axis_size, batch_axes
 
@@ -9,12 +10,14 @@ from long_vivit.sharding import axis_size, batch_axes
 def kept_rows(run, stage):
     """{name: first rows} that do not change in a stage, for `optim.make`; {} where all are trained.
 
-    A stage that starts from nothing has no rows worth keeping. It is told by the configuration, not
-    by the weights, so that it holds after any saving, loading and going on.
+    A stage whose texts start from nothing has no rows worth keeping. It is told by the
+    configuration, not by the weights, so that it holds after any saving, loading and going on.
     """
     text = vars(run.model.text)  # runs of before lack some fields
     keep = text.get('keep', -1) if text.get('stretch') == 'kps' else 0
-    starts = bool(run.init) or stage.name != run.stages[0].name
+    family, _ = weights.split(run.init) or ('', '')
+    given = bool(run.init) and family not in weights.TEXTLESS
+    starts = given or stage.name != run.stages[0].name
     return {'text/positions': keep} if starts and keep > 0 else {}
 
 

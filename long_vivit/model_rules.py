@@ -1,9 +1,10 @@
 """What the section `model` of a configuration may hold: the part of rules.py that is about it."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from long_vivit import masking
+from long_vivit import masking, weights
 from long_vivit.allowed import at_least, one_of, positive
 from long_vivit.inputs.patches import MOTION
 from long_vivit.models.slices import FRAME_POOLS, KINDS
@@ -70,7 +71,8 @@ def model_faults(config: dict) -> Iterator[str]:
                 f'model.video.{field}: {value} contradicts size {video["size"]!r}, which has '
                 f"{getattr(size, field)}; set it to 0, or the size to 'custom'."
             )
-        elif video['size'] == 'custom' and value < 1:
+        elif video['size'] == 'custom' and value < (0 if config['model']['from_init'] else 1):
+            # (With from_init a 0 is one that `init` could not fill, and why is said.)
             yield f"model.video.{field}: {value} with size 'custom'; it must be at least 1."
     width, embed = size.width if size else video['width'], config['model']['embed']
     if not video['head'] and embed != width:
@@ -91,6 +93,7 @@ def model_faults(config: dict) -> Iterator[str]:
                 f'model.{name}.heads = {tower["heads"]}.'
             )
     yield from position_faults(text)
+    yield from table_faults(config)
     yield from backbone_faults(video)
 
 
@@ -164,4 +167,33 @@ def position_faults(text: dict) -> Iterator[str]:
         yield (
             f'model.text.heads: {text["heads"]} of {text["width"] // text["heads"]} values each; '
             "positions 'rotary' turns pairs of values, which needs an even number."
+        )
+
+
+def text_rows(config: dict, rows: int) -> int:
+    """The model.text.length with which a table of so many rows to start from loses none.
+
+    0: it loses none as it is. The first stage's table has as many rows as its texts have tokens,
+    where model.text.length is 0, and what it starts from is cut to them.
+    """
+    text, stages = config['model']['text'], config['stages']
+    lengths = [stages[name]['text_length'] for name in config['run'] if name in stages]
+    if text['length'] or text['positions'] == 'rotary' or not lengths or rows <= lengths[0]:
+        return 0
+    return max(rows, *lengths)
+
+
+def table_faults(config: dict) -> Iterator[str]:
+    """Rows of the text's position table, of weights of others, that the first stage would drop."""
+    init, rows = config['init'], 0
+    family, _ = weights.split(init) or ('', '')
+    if family and family not in weights.TEXTLESS and not config['model']['text']['length']:
+        with contextlib.suppress(ValueError):  # which is said where these weights are read
+            rows = weights.describe(init).text_length
+    if wanted := text_rows(config, rows):
+        first = next(name for name in config['run'] if name in config['stages'])
+        yield (
+            f'model.text.length: 0 leaves the first {config["stages"][first]["text_length"]} of '
+            f'the {rows} rows that {init} has, as many as stages.{first}.text_length; the others '
+            f'would be lost: set model.text.length={wanted}.'
         )

@@ -6,6 +6,8 @@ step of a run that starts from other weights, and at each stage's end as that st
 
 import json
 
+import jax
+
 from long_vivit import hosts, recipe, start
 from long_vivit.inputs.sources import open_source
 from long_vivit.names import unflatten
@@ -42,15 +44,47 @@ def before(params, tools):
             write_json_atomic(workdir.before, {'images': found})
 
 
+def make_up(tools):
+    """Does what `before` does for a run that began without these images: eval.images is new.
+
+    What it starts from is read once more; where that is no longer to be had, a line says so.
+    """
+    run, stage = tools.run, tools.run.stages[0]
+    if tools.images is None or not run.init or hosts.told(_scored(tools)):
+        return
+    missing = f'still images: not scored before the first step, which was without {run.eval.images}'
+    with jax.set_mesh(tools.mesh):
+        found, fault = None, ''
+        try:
+            found = start.start_params(run, stage, tools.workdir, tools.tokenizer.vocab_size)
+        except (OSError, ValueError) as error:
+            fault = str(error).splitlines()[0]
+        fault = next(filter(None, hosts.gathered(fault)), '')
+        if fault:
+            tools.say(f'{missing}; now it cannot be: {fault}')
+            return
+        tools.say(f'{missing}; now it is, from {run.init} as it is today')
+        before(found.params, tools)
+
+
 def read_before(workdir):
     """What `before` wrote: {'images': {...}}, or {} where it has not."""
     return json.loads(workdir.before.read_text()) if workdir.before.exists() else {}
 
 
+def of_these(run, source, workdir):
+    """`read_before` where it is of the images `source` (None: there are none), else {}.
+
+    It may be of others, which eval.images named when the run began.
+    """
+    stored = read_before(workdir)
+    protocol = stored.get('images', {}).get('protocol')
+    if source is None or protocol is None:
+        return {}
+    wanted = {'fingerprint': source.fingerprint, 'text': run.eval.images_text}
+    return stored if all(protocol.get(key) == value for key, value in wanted.items()) else {}
+
+
 def _scored(tools):
     """Whether the work directory has the scores of these images."""
-    source, stored = tools.images, read_before(tools.workdir).get('images', {})
-    protocol = stored.get('protocol', {})
-    wanted = {'data': source.name, 'fingerprint': source.fingerprint}
-    wanted['text'] = tools.run.eval.images_text
-    return all(protocol.get(key) == value for key, value in wanted.items())
+    return bool(of_these(tools.run, tools.images, tools.workdir))

@@ -106,7 +106,7 @@ def train(run, profile=''):
     if not hosts.first():
         return 0
     results = {'stages': {stage.name: workdir.finished(stage.name) for stage in run.stages}}
-    if run.eval.images and (before := stills.read_before(workdir)):
+    if before := stills.of_these(run, images, workdir):
         results['before'] = before
     with writable(workdir.path):
         write_json_atomic(workdir.results, results)
@@ -127,6 +127,7 @@ def teach_all(tools, sources):
         if before:
             heed_signals(before, tools)
         teach_and_score(stage, tools, sources[stage.name])
+    stills.make_up(tools)
     for ledger in (tools.broken, tools.bad_steps):
         if len(ledger):
             say(ledger.summary())
@@ -189,9 +190,12 @@ def open_sources(run, stage):
     """The data sets of a stage: all are opened, so that a fault shows before anything is built."""
     directory, short = run.data.dir, stage.short_text
     mixed = stage.image_train if stage.image_ratio else ''
+    of_images = recipe.view(run, stage, image=True).text
     return {
         'train': open_source(stage.train, data_dir=directory, text=stage.text, short_text=short),
-        'images': open_source(mixed, data_dir=directory, short_text=short) if mixed else None,
+        'images': open_source(mixed, data_dir=directory, text=of_images, short_text=short)
+        if mixed
+        else None,
         'eval': open_source(stage.eval, data_dir=directory, text=stage.text)
         if stage.eval
         else None,

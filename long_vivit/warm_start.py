@@ -8,7 +8,8 @@ differ only where a row of `ADAPTERS` says so, by the adapter it names:
     inflate  patch kernel of an image -> of a tubelet, so that a still clip embeds as its image does
     copy     a parameter that another one starts: the biases of tubelets, and attention over time,
              which is a copy of its layer's own (LongViViT, arXiv 2312.07395; ViViT had zeros)
-    stretch  positions of the text: first rows kept, the rest interpolated (Long-CLIP)
+    stretch  positions of the text: first rows kept, the rest interpolated (Long-CLIP); of a shorter
+             text the first rows alone
 
 Anything else raises, and the message lists every fault.
 """
@@ -206,6 +207,9 @@ def _make(
             raise CannotAdapt(f'{change}; {error}') from None
         line = f'{name}: {row.function.__name__} of {origin} {_shape(source[origin])}'
         line += f' -> {_shape(like)}'
+        if row.function is stretch and len(value) < len(source[origin]):
+            line = f'{name}: the first {len(value)} of {len(source[origin])} rows; '
+            line += 'the others are lost'
     given, wanted = np.dtype(source[origin].dtype), np.dtype(like.dtype)
     if jnp.issubdtype(given, jnp.floating) != jnp.issubdtype(wanted, jnp.floating):
         raise CannotAdapt(f'{name}: {given} in the source, {wanted} in the target')

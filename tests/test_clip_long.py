@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import long_vivit
 from configs import clip_long
-from long_vivit import config, evaluate, start, train
+from long_vivit import config, evaluate, interpolate, start, train
 from long_vivit.names import flatten
+from tests.test_weights import narrow_heads, openai_names, state  # noqa: F401
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'clip'
 REFERENCE = dict(np.load(FIXTURE / 'reference.npz'))
@@ -35,9 +38,13 @@ def test_the_recipe_as_it_is_has_one_fault_the_missing_init():
     for size in ('', 'large'):
         cfg = clip_long.get_config(size)
         cfg.data.train = 'videos:none.jsonl'
-        with pytest.raises(ValueError) as error:
-            config.resolve(cfg)
-        assert 'model.from_init' in str(error.value)
+        for init, said in (('', 'model.from_init: init: '), (f'clip:{FIXTURE}/no', 'init: ')):
+            cfg.init = init
+            with pytest.raises(ValueError) as error:
+                config.resolve(cfg)
+            head, *faults = str(error.value).splitlines()
+            assert head == 'the configuration has one fault:' and len(faults) == 1, faults
+            assert faults[0].startswith(f'  {said}')
         cfg.init = f'clip:{FIXTURE}'
         cfg.loss.components = 8  # the tiny CLIP's embeddings have 16
         run = config.resolve(cfg)
@@ -46,6 +53,104 @@ def test_the_recipe_as_it_is_has_one_fault_the_missing_init():
         assert (run.model.text.kind, run.model.text.activation) == ('causal', 'quick_gelu')
     with pytest.raises(ValueError, match="'huge' is no size"):
         clip_long.get_config('huge')
+
+
+def long_clip(folder):
+    """Long-CLIP's two tables in a folder of the tiny CLIP -> the table that is made of them."""
+    shutil.copytree(FIXTURE, folder)
+    tables = np.random.default_rng(0).standard_normal((2, 248, 24)).astype('f4')
+    names = ('positional_embedding', 'positional_embedding_res')
+    both = openai_names(state()) | dict(zip(names, tables, strict=True))
+    save_file(both, folder / 'model.safetensors')
+    return np.concatenate([tables[0, :20], tables[1, 20:]])
+
+
+@pytest.mark.usefixtures('narrow_heads')
+def test_long_clips_table_comes_through_both_stages(tmp_path, tiny_stories):
+    """The short stage reads 77 rows of it; that leaves the others for the long one."""
+    table = long_clip(tmp_path / 'longclip')
+    lengths = {'stages__short__text_length': 77, 'stages__long__text_length': 248}
+    init = f'longclip:{tmp_path}/longclip'
+    run = resolved(tmp_path / 'run', tiny_stories, init=init, **lengths)
+    assert run.model.text.length == 248
+    params, lines = start.start_params(run, run.stages[0], None, 600)
+    np.testing.assert_array_equal(params['text/positions'], table)
+    params, more = start.shaped(run, run.stages[1], params, 600)
+    np.testing.assert_array_equal(params['text/positions'], table)
+    assert not any('text/positions' in line for line in (*lines[2:], *more) if 'rows 0' not in line)
+
+
+def test_a_first_stage_of_shorter_texts_loses_no_row(tmp_path, tiny_stories):
+    """Of 9 rows 5 are read at first: the table has those of the longest stage from the start."""
+    length = {'stages__short__text_length': 5}
+    run = resolved(tmp_path / 'run', tiny_stories, **length)
+    assert run.model.text.length == 20
+    params, lines = start.start_params(run, run.stages[0], None, 600)
+    assert params['text/positions'].shape == (20, 24)
+    assert '  text/positions: stretch of text/positions [9, 24] -> [20, 24]' in lines
+    alone = resolved(tmp_path / 'run', tiny_stories, run=('short',), **length, loss__components=0,
+                     loss__short_weight=0.0)  # fmt: skip
+    assert alone.model.text.length == 9
+    rotary = {'model__text__positions': 'rotary', 'model__text__keep': -1}
+    assert resolved(tmp_path / 'run', tiny_stories, **length, **rotary).model.text.length == 0
+    as_is = resolved(tmp_path / 'run', tiny_stories)
+    assert as_is.model.text.length == 0  # nothing is cut: from stage to stage, as ever
+
+
+def test_rows_that_would_be_lost_are_a_fault_where_the_fields_are_set_by_hand():
+    cfg = clip_long.get_config()
+    cfg.init, cfg.data.train, cfg.loss.components = f'clip:{FIXTURE}', 'videos:none.jsonl', 8
+    cfg.model.from_init = False
+    cfg.model.video.update(width=32, depth=2, heads=2)
+    cfg.stages.short.text_length = 5
+    with pytest.raises(ValueError) as error:
+        config.resolve(cfg)
+    assert 'one fault' in str(error.value)
+    assert 'leaves the first 5 of the 9 rows' in str(error.value)
+    assert 'set model.text.length=248.' in str(error.value)
+    cfg.model.text.length = 248
+    config.resolve(cfg)
+
+
+NEW_PARTS = {
+    'adapters': {'model__video__adapter_width': 3, 'stages__short__tune': 'adapters+stem'},
+    'factorised': {'model__video__backbone': 'factorised'},
+    'temporal': {'model__video__backbone': 'frames', 'model__video__frame_pool': 'temporal'},
+    'bias': {'loss__kind': 'sigmoid', 'loss__label_smoothing': 0.0},
+}  # what CLIP has not
+
+
+@pytest.mark.parametrize('name', NEW_PARTS)
+def test_weights_are_mixed_from_where_training_started(name, tmp_path, tiny_stories):
+    """`interpolate --start clip:PATH` has what the first step had, in every bit."""
+    run = resolved(
+        tmp_path / 'run', tiny_stories, run=('short',), loss__short_weight=0.0, loss__components=0,
+        stages__short__mask_kind='tube', **NEW_PARTS[name],
+    )  # fmt: skip
+    stage = run.stages[0]
+    wanted, _ = start.start_params(run, stage, None, 600)
+    end = SimpleNamespace(run=run, stage=stage, tokenizer=SimpleNamespace(vocab_size=600))
+    args = SimpleNamespace(start=run.init, drop=[], json=True)
+    found = interpolate.from_start(args, end, flatten(start.model_like(run, stage, 600)))
+    assert found.keys() == wanted.keys()
+    for leaf, value in found.items():
+        np.testing.assert_array_equal(value, wanted[leaf], err_msg=leaf)
+
+
+def test_images_to_mix_in_must_have_the_texts_that_are_read(tmp_path, tiny_stories):
+    """Said when they are opened, not at the step that first draws one."""
+    rows = tmp_path / 'images.jsonl'
+    rows.write_text(json.dumps({'video': 'a.png', 'long_caption': 'A red circle. It grows.'}))
+    (tmp_path / 'a.png').write_bytes(b'')
+    mixed = {'image_train': f'videos:{rows}', 'image_ratio': 0.5}
+    mixed = {f'stages__short__{name}': value for name, value in mixed.items()}
+    run = resolved(tmp_path / 'run', tiny_stories, **mixed)
+    with pytest.raises(ValueError, match='line 1: caption: is missing'):
+        train.open_sources(run, run.stages[0])
+    mixed |= {'stages__short__text': 'long_caption', 'stages__short__eval': ''}
+    mixed |= {'stages__short__train': 'shape_stories/long:train'}
+    run = resolved(tmp_path / 'run', tiny_stories, **mixed)
+    assert len(train.open_sources(run, run.stages[0])['images']) == 1
 
 
 def test_training_starts_as_clip_and_needs_its_folder_no_more(tmp_path, tiny_stories, capsys):

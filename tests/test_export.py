@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from einops import rearrange
 from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
@@ -193,8 +194,27 @@ def test_all_that_is_not_clips_in_one_error(model_of, words, tmp_path):
     ):
         assert f'  {line}' in lines
     assert any('loss.kind' in line for line in lines)
-    assert any('its end token has the number 2' in line for line in lines)
+    assert any('data.tokenizer: is one of Long ViViT' in line for line in lines)
     assert not (tmp_path / 'out').exists()
+
+
+def test_words_that_are_not_clips_are_not_written_as_clips(model_of, tmp_path):
+    """A causal text tower with Gemma's vocabulary, whose end token is not 2 either; and CLIP's own
+    words with an end that Transformers would look for elsewhere."""
+    special = ['<pad>', '<eos>', '<bos>', '<unk>']
+    vocab = {word: i for i, word in enumerate([*special, 'a', 'cat'])}
+    gemma = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='<unk>'))
+    gemma.save(str(tmp_path / 'tokenizer.json'))
+    gemma = Tokenizer.load(tmp_path / 'tokenizer.json')
+    assert gemma.scheme.name == 'SigLIP 2' and gemma.end != clip_out.LEGACY_END
+    model_of(gemma, **AS_CLIP)
+    with pytest.raises(ValueError, match='1 point.*\n  data.tokenizer: is one of SigLIP 2'):
+        run_export('clip', tmp_path / 'out')
+    symbols = ['!', CLIP_MARKS[0], CLIP_MARKS[1]]
+    early = clip_model({word: number for number, word in enumerate(symbols)}, [])
+    model_of(Tokenizer(early, CLIP), **AS_CLIP)
+    with pytest.raises(ValueError, match='1 point.*\n.*its end token has the number 2'):
+        run_export('clip', tmp_path / 'out')
 
 
 @pytest.mark.parametrize(

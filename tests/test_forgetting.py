@@ -1,6 +1,7 @@
 """Going on from weights that know images: scored before and after, and weights in between."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import long_vivit
-from long_vivit import evaluate, export, interpolate, train
+from long_vivit import evaluate, export, interpolate, stills, train
 from long_vivit.checkpoints import read_flat
 from long_vivit.names import flatten
 from tests import tiny_run
@@ -38,8 +39,8 @@ def end(start, tiny_stories, tmp_path_factory):
     return workdir
 
 
-def end_run(start, workdir, data_dir):
-    fields = {'run': ('long',), 'optim__ema': 0.5, 'stages__long__lr': 1e-2, **EVAL}
+def end_run(start, workdir, data_dir, **changes):
+    fields = {'run': ('long',), 'optim__ema': 0.5, 'stages__long__lr': 1e-2, **EVAL, **changes}
     return tiny_run.resolved(data_dir, workdir, init=str(start), **fields)
 
 
@@ -79,6 +80,30 @@ def test_going_on_keeps_what_was_scored_before(start, end, tiny_stories, capsys)
         'before',
     ]
     assert ['after', 'long'] in [row[:2] for row in rows]
+
+
+def test_the_row_of_before_is_of_the_images_that_are_scored(
+    start, end, tiny_stories, tmp_path, capsys, monkeypatch
+):
+    """eval.images may change when a run goes on: the row of others is not shown as theirs."""
+    workdir = Path(shutil.copytree(end, tmp_path / 'run'))
+    run = end_run(start, workdir, tiny_stories, eval__images=f'{IMAGES}[:16]')
+
+    def gone(*_):
+        raise ValueError('init: it is gone')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stills.start, 'start_params', gone)
+        assert train.train(run) == 0
+    assert 'before' not in json.loads((workdir / 'results.json').read_text())
+    shown = capsys.readouterr().out
+    assert f'which was without {IMAGES}[:16]; now it cannot be: init: it is gone' in shown
+    assert train.train(run) == 0
+    assert f'now it is, from {start} as it is today' in capsys.readouterr().out
+    found = json.loads((workdir / 'results.json').read_text())['before']['images']
+    assert found['protocol']['data'] == f'{IMAGES}[:16]' and found['protocol']['videos'] == 16
+    assert train.train(run) == 0
+    assert 'before the first step' not in capsys.readouterr().out
 
 
 def test_both_kinds_of_weights_are_scored_side_by_side(start, end, capsys):
@@ -121,6 +146,18 @@ def test_between_is_exact_at_both_ends():
     quarter = interpolate.between(start, end, 0.25)['x']
     np.testing.assert_allclose(quarter, 0.75 * start['x'] + 0.25 * end['x'], rtol=1e-6)
     assert quarter.dtype == np.float32
+
+
+@pytest.mark.parametrize('alpha', [0.1, 0.3])
+def test_what_did_not_change_is_the_same_bits_in_between(alpha):
+    rng = np.random.default_rng(0)
+    start, moved = (rng.normal(size=999).astype(np.float32) for _ in range(2))
+    end = np.where(np.arange(999) % 2, start, moved)
+    assert (np.float32(1 - alpha) * start + np.float32(alpha) * start != start).any()
+    found = interpolate.between({'x': start}, {'x': end}, alpha)['x']
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[1::2], start[1::2])
+    assert (found[::2] != start[::2]).any()
 
 
 def test_alphas_are_scored_and_written(start, end, tmp_path, capsys):

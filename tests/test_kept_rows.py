@@ -59,6 +59,15 @@ def test_the_stage_that_starts_from_nothing_trains_all_rows(taught, tiny_stories
     assert [flat[name].shape for name in moments] == [(16, 16)]
 
 
+@pytest.mark.parametrize(('family', 'kept'), [('clip', {'text/positions': KEEP}), ('vivit', {})])
+def test_rows_that_weights_of_others_lack_are_all_trained(family, kept, taught, tiny_stories):
+    """A ViViT has no texts: they are drawn. No folder is asked for it, which may be gone."""
+    run = run_of(tiny_stories, taught)
+    run = config.Run(**(vars(run) | {'init': f'{family}:gone'}))
+    assert long_text.kept_rows(run, run.stages[0]) == kept
+    assert long_text.kept_rows(run, run.stages[1]) == {'text/positions': KEEP}
+
+
 def test_a_stopped_run_goes_on_with_the_same_rows_frozen(taught, tiny_stories, tmp_path):
     """As if it had never been stopped, to the last bit."""
     copied = shutil.copytree(taught, tmp_path / 'copy')

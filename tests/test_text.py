@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zlib
 
 import hypothesis
 import numpy as np
@@ -69,6 +70,16 @@ def test_any_text_is_spelled(tokenizer, words):
 )
 def test_clean(given, wanted):
     assert text.clean(given) == wanted
+
+
+def test_half_a_surrogate_pair_is_a_text_like_others(tokenizer):
+    """As JSON holds it: it must not end a run at the step that draws it."""
+    half = json.loads(r'"a red \ud83d circle"')
+    assert tokenizer.encode([half], 32).lengths[0] > 4
+    assert text.text_key(half) == text.text_key(half.upper())
+    assert text.text_key(half) != text.text_key('a red circle')
+    whole = 'a red \U0001f600 circle'
+    assert text.text_key(whole) == np.uint32(zlib.crc32(whole.encode())).astype(np.int32)
 
 
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):

@@ -186,6 +186,13 @@ def test_stretch_to_a_shorter_text_takes_the_first_rows():
     np.testing.assert_array_equal(stretch(table(16, 4), (6, 4)), table(16, 4)[:6])
 
 
+def test_rows_that_a_shorter_text_leaves_out_are_said_to_be_lost():
+    source = {'text/positions': table(248, 4)}
+    params, lines = warm_start(source, {'text/positions': like((77, 4))})
+    np.testing.assert_array_equal(params['text/positions'], source['text/positions'][:77])
+    assert lines == ['text/positions: the first 77 of 248 rows; the others are lost']
+
+
 def test_stretch_needs_rows_to_read_between():
     with pytest.raises(CannotAdapt, match='keep is 15'):
         stretch(table(16, 4), (20, 4), keep=15)

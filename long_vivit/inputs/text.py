@@ -188,8 +188,12 @@ def scheme_of(model: tokenizers.Tokenizer, path: pathlib.Path) -> Scheme:
 
 
 def text_key(text: str) -> np.int32:
-    """int32 that equal texts share (a checksum: two of 65,536 captions may collide)."""
-    return np.uint32(zlib.crc32(text.strip().lower().encode())).astype(np.int32)
+    """int32 that equal texts share (a checksum: two of 65,536 captions may collide).
+
+    Half a surrogate pair, which JSON can hold, is a character like others.
+    """
+    written = text.strip().lower().encode(errors='surrogatepass')
+    return np.uint32(zlib.crc32(written)).astype(np.int32)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

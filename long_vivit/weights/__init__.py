@@ -15,6 +15,7 @@ import numpy as np
 
 # A file of this folder each.
 FAMILIES = ('clip', 'open_clip', 'openai', 'longclip', 'siglip2', 'vivit')
+TEXTLESS = ('vivit',)  # of a video tower alone: the text tower is drawn
 MERGED = '#merged'  # longclip:PATH#merged says that the two tables of positions were made one
 # What a configuration may have no use for, and why.
 NEEDLESS = {

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from long_vivit.inputs.foreign_text import CLIP
 from long_vivit.weights import pairs
 from long_vivit.weights.flat import save_tensors
 from long_vivit.weights.pairs import Sizes
@@ -26,10 +27,10 @@ LEGACY_END = 2  # with this number of the end token CLIPModel takes the largest 
 BILINEAR = 2  # how our input pipeline scales pictures, in the numbers of PIL
 
 
-def faults(config: Mapping[str, Any], end: int) -> Iterator[str]:
+def faults(config: Mapping[str, Any], tokenizer: Any) -> Iterator[str]:
     """A line for all that keeps a model from being CLIP's.
 
-    config: `flat.architecture` of it. end: the number of the tokenizer's end token.
+    config: `flat.architecture` of it. tokenizer: an `inputs.text.Tokenizer`.
     """
     video, text = config['video'], config['text']
     wanted = (
@@ -60,7 +61,12 @@ def faults(config: Mapping[str, Any], end: int) -> Iterator[str]:
     _, h, w = video['grid']
     if h != w:
         yield f"grid: {h} x {w} patches, CLIP's images are square"
-    if end == LEGACY_END:
+    if tokenizer.scheme != CLIP:
+        yield (
+            f'data.tokenizer: is one of {tokenizer.scheme.name}, whose words CLIPTokenizer would '
+            "split otherwise; only CLIP's can be written as vocab.json and merges.txt"
+        )
+    elif tokenizer.end == LEGACY_END:
         yield (
             'data.tokenizer: its end token has the number 2, for which Transformers takes the '
             "largest number of a text instead; CLIP's tokenizer has 49407"
@@ -153,7 +159,7 @@ def write(
 
     Raises ValueError: listing what keeps the model from being CLIP's.
     """
-    if wrong := list(faults(config, tokenizer.end)):
+    if wrong := list(faults(config, tokenizer)):
         head = f'this model is not a CLIP, {len(wrong)} point(s) stand against it:'
         raise ValueError('\n  '.join([head, *wrong, 'export it with --format safetensors']))
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 import towers
-from strings import TEXTS
+from strings import CAPTIONS
 from tokens_parity import save_tokenizer
 from transformers import CLIPConfig, CLIPModel
 from transformers.utils import logging
@@ -45,11 +45,11 @@ def check(folder):
         model = towers.loud(CLIPModel(config(**fields)), number)
         place = save(model, folder / str(number), shard)
         text, vision = model.config.text_config, model.config.vision_config
-        ids = save_tokenizer(place, TEXTS, text.max_position_embeddings)
+        ids = save_tokenizer(place, CAPTIONS, text.max_position_embeddings)
         frames = towers.images(4, vision.image_size, seed=number)
         wanted = reference(model, frames, ids)
         still = (16,) if number else (2, 16, 128)
-        yield from towers.compare(size, f'clip:{place}', frames, TEXTS, wanted, still=still)
+        yield from towers.compare(size, f'clip:{place}', frames, CAPTIONS, wanted, still=still)
 
 
 def save(model, place, shard='5GB'):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import towers
 from clip_parity import config
-from strings import TEXTS
+from strings import CAPTIONS
 from tokens_parity import save_tokenizer
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
@@ -57,7 +57,7 @@ def check(folder):
         place, out = folder / str(number), folder / f'{number}-out'
         given = towers.loud(CLIPModel(config(**sizes)), number)
         given.save_pretrained(place)
-        save_tokenizer(place, TEXTS, 77)
+        save_tokenizer(place, CAPTIONS, 77)
         loaded = long_vivit.load(f'clip:{place}', **look)
         model = moved(loaded.model, share, number)
         loaded = loaded.__class__(model, loaded.view, loaded.tokenizer, loaded.run, loaded.stage)
@@ -80,13 +80,13 @@ def compare(size, out, loaded):
     yield towers.Row(size, 'names amiss', sum(len(names) for names in info.values()), 0)
     images = towers.images(4, loaded.view.pixels, seed=1)
     pixels = AutoImageProcessor.from_pretrained(out)(list(images), return_tensors='pt')
-    texts = [clip_clean(text) for text in TEXTS]  # theirs does not read HTML entities
+    texts = [clip_clean(text) for text in CAPTIONS]  # theirs does not read HTML entities
     words = AutoTokenizer.from_pretrained(out)(
         texts, padding=True, truncation=True, return_tensors='pt'
     )
     with torch.no_grad():
         theirs = model.eval()(**words, **pixels)
-    z_image, z_text = image_embeddings(loaded, images), loaded.encode_text(TEXTS)
+    z_image, z_text = image_embeddings(loaded, images), loaded.encode_text(CAPTIONS)
     yield towers.Row(size, 'image', towers.gap(z_image, theirs.image_embeds))
     yield towers.Row(size, 'text', towers.gap(z_text, theirs.text_embeds))
     scale = np.exp(float(loaded.model.log_scale[...]))

@@ -12,7 +12,7 @@ import towers
 from open_clip_parity import reference
 from openai_parity import plain
 from opened import open_clip
-from strings import TEXTS
+from strings import CAPTIONS
 
 from long_vivit.weights.pairs import MEAN, STD
 
@@ -38,7 +38,7 @@ def check(folder):
             safetensors.torch.save_file(state, file)
         shutil.copy(open_clip.tokenizer.default_bpe(), file.parent)
         frames = towers.images(4, 64, seed=number)
-        ids = open_clip.tokenizer.SimpleTokenizer()(TEXTS, context_length=ROWS)
+        ids = open_clip.tokenizer.SimpleTokenizer()(CAPTIONS, context_length=ROWS)
         wanted = reference(model, frames, ids, MEAN, STD)
         size = f'Ti/{model.visual.patch_size[0]}, {ROWS} tokens, {file.suffix}'
-        yield from towers.compare(size, f'longclip:{file}', frames, TEXTS, wanted, still=(128,))
+        yield from towers.compare(size, f'longclip:{file}', frames, CAPTIONS, wanted, still=(128,))

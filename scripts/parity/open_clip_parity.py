@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 import towers
 from opened import open_clip
-from strings import TEXTS
+from strings import CAPTIONS
 from tokens_parity import save_tokenizer
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.3, 0.28)
@@ -41,11 +41,11 @@ def check(folder):
     for number, (size, fields) in enumerate(SIZES.items()):
         place, (model, cfg) = folder / str(number), build(*fields)
         model = towers.loud(model, number)
-        ids = save_tokenizer(place, TEXTS, model.context_length)
+        ids = save_tokenizer(place, CAPTIONS, model.context_length)
         save(place, model, cfg)
         frames = towers.images(4, model.visual.image_size[0], seed=number)
         wanted = reference(model, frames, ids, MEAN, STD)
-        yield from towers.compare(size, f'open_clip:{place}', frames, TEXTS, wanted, still=(2,))
+        yield from towers.compare(size, f'open_clip:{place}', frames, CAPTIONS, wanted, still=(2,))
 
 
 def save(place, model, cfg):

@@ -7,7 +7,7 @@ import torch
 import towers
 from open_clip_parity import build, reference
 from opened import open_clip
-from strings import TEXTS
+from strings import CAPTIONS
 
 from long_vivit.weights.pairs import MEAN, STD
 
@@ -40,7 +40,7 @@ def check(folder):
         merges = open_clip.tokenizer.default_bpe()
         shutil.copy(merges, place)
         frames = towers.images(4, model.visual.image_size[0], seed=number)
-        ids = open_clip.tokenizer.SimpleTokenizer()(TEXTS, context_length=77)
+        ids = open_clip.tokenizer.SimpleTokenizer()(CAPTIONS, context_length=77)
         wanted = reference(model, frames, ids, MEAN, STD)
         name = f'{size}, {file.suffix}'
-        yield from towers.compare(name, f'openai:{file}', frames, TEXTS, wanted, still=(2,))
+        yield from towers.compare(name, f'openai:{file}', frames, CAPTIONS, wanted, still=(2,))

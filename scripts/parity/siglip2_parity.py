@@ -8,7 +8,7 @@ import opened  # noqa: F401  lets torchvision be imported, which transformers as
 import tokenizers
 import torch
 import towers
-from strings import TEXTS, strings
+from strings import CAPTIONS, TEXTS, strings
 from transformers import Siglip2Tokenizer, SiglipConfig, SiglipModel
 
 from long_vivit.inputs.text import Tokenizer
@@ -104,8 +104,8 @@ def check(folder):
         model = save(folder / str(number), made, fields, number)
         frames = towers.images(4, model.config.vision_config.image_size, seed=number)
         yield from towers.compare(
-            size, f'siglip2:{folder / str(number)}', frames, TEXTS,
-            reference(model, made, frames, fields.get('mean', 0.5)),
+            size, f'siglip2:{folder / str(number)}', frames, CAPTIONS,
+            reference(model, made, frames, CAPTIONS, fields.get('mean', 0.5)),
         )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def fixture(folder):
     texts = np.array(TEXTS)
     np.savez_compressed(
         folder / 'reference.npz', frames=frames, texts=texts, ids=ids_of(made, TEXTS, 9),
-        **reference(model, made, frames, 0.4),
+        **reference(model, made, frames, TEXTS, 0.4),
     )  # fmt: skip
 
 
@@ -132,9 +132,9 @@ def save(folder: Path, made, fields, seed):
     return model
 
 
-def reference(model, made, frames, mean):
+def reference(model, made, frames, texts, mean):
     """Embeddings and logits as SiglipModel computes them."""
-    ids = ids_of(made, TEXTS, model.config.text_config.max_position_embeddings)
+    ids = ids_of(made, texts, model.config.text_config.max_position_embeddings)
     pixels = towers.normalised(frames, [mean] * 3, [0.5] * 3)
     with torch.no_grad():
         out = model(input_ids=torch.from_numpy(ids), pixel_values=torch.from_numpy(pixels))

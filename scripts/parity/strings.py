@@ -1,4 +1,7 @@
-"""Texts for `make parity`: a few for the towers, and 200 on which tokenizers easily differ."""
+"""Texts for `make parity`: a few for the towers, and 200 on which tokenizers easily differ.
+
+tests/fixtures are made of TEXTS and of `strings`, not of what is added to them for the towers.
+"""
 
 import random
 
@@ -9,6 +12,21 @@ TEXTS = [
     'naïve café — 東京 🗼',
     'A woman opens the door, walks in, puts her bag on the table and waits. ' * 3,
 ]
+# For the towers besides, since the rows of a table that no text reaches are not compared: one of
+# 201 tokens in CLIP's vocabulary, and one that every table is too short for.
+STORY = (
+    'At first the yard lies empty in the rain, and a grey cat sleeps under the green bench. '
+    'Then a tall woman in a yellow coat comes through the gate, shuts her umbrella and looks up '
+    'at the windows. Somebody waves; she waves back, walks past the bicycles and rings twice. '
+    'While she waits, two boys run by with a kite, stumble over the hose and laugh. The door '
+    'opens slowly: an old man hands her a box tied with red string, points to the street and '
+    'says something we cannot hear. She shakes her head, puts the box on the wall, counts three '
+    'small parcels out of it and gives one back. Later the sun comes out, the cat wakes, '
+    'stretches and jumps on the wall beside the box. A van stops outside, its driver signs a '
+    'sheet of paper and carries the parcels away. In the end the woman sits down on the bench, '
+    'takes a book from her bag and begins to read, and the kite hangs in the tree above her.'
+)
+CAPTIONS = [*TEXTS, STORY, f'{STORY} Next day: {STORY}']
 ODD = [
     ' ',
     '\n\t',

@@ -113,6 +113,8 @@ def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0, st
         yield Row(size, f'still of {num_frames} frames', gap(encode_frames(video, still), z[:1]),
                   1e-5)  # fmt: skip
     if 'text' in reference:
+        ends = loaded.tokenizer.encode(texts, loaded.view.text_length).lengths
+        assert ends.max() == loaded.view.text_length, 'no text reads the last rows of the table'
         z_text = loaded.encode_text(texts)
         yield Row(size, 'text', gap(z_text, reference['text']))
         if 'logits' in reference:
