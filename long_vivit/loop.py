@@ -201,17 +201,25 @@ class Loop:
         with self.meter.pause():
             metric = None
             if run.eval.every and step % run.eval.every == 0 and not last:
-                metric = self.score(step, state)
-            info = {
-                'cost': self.cost(),
-                'window': self.window.to_info(),
-                'bad_in_a_row': self.bad_in_a_row,
-                'data': self.data(),
-            }
-            with writable(self.tools.workdir.path):
-                self.saved.save(step, flatten(state), info, metric, block=last or bool(signal))
+                try:
+                    metric = self.score(step, state)
+                except ValueError:  # such as a video to score on that has gone: no step is lost
+                    self.save(step, state, None, block=True)
+                    raise
+            self.save(step, state, metric, block=last or bool(signal))
         if signal:
             raise Stopped(signal, stage.name, step)
+
+    def save(self, step, state, metric, *, block):
+        """The checkpoint of `step`, with all that the stage goes on with."""
+        info = {
+            'cost': self.cost(),
+            'window': self.window.to_info(),
+            'bad_in_a_row': self.bad_in_a_row,
+            'data': self.data(),
+        }
+        with writable(self.tools.workdir.path):
+            self.saved.save(step, flatten(state), info, metric, block=block)
 
     def score(self, step, state):
         """Score on the way: a line in the curves; returns the mean recall@1 of both ways."""

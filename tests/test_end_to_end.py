@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import Mesh
 
 import long_vivit
-from long_vivit import checkpoints, evaluate, losses, retrieval, sharding, step, train
+from long_vivit import checkpoints, evaluate, loop, losses, retrieval, sharding, step, train
 from long_vivit.inputs import pipeline
 from long_vivit.inputs.sources import open_source
 from long_vivit.stop import Signalled, Signals
@@ -419,6 +419,21 @@ def test_all_that_is_optional(tiny_stories, tmp_path, capsys):
         frozen = 'video/tubelet_embed/kernel'
         assert np.array_equal(ends[0]['ema/' + frozen], ends[1][start + frozen])
     assert 'short: step 2: recall@1' in capsys.readouterr().out
+
+
+def test_a_score_on_the_way_that_fails_costs_no_step(
+    tiny_stories, tmp_path, quick_compilation, one_device, monkeypatch
+):
+    """Such as of a video that has gone since the start."""
+
+    def gone(*_):
+        raise ValueError('film 5.mp4: not-found')
+
+    monkeypatch.setattr(loop, 'score_stage', gone)
+    fields = {'run': ('short',), 'eval__every': 3, 'checkpoint__every': 100}
+    with pytest.raises(ValueError, match='not-found'):
+        train.train(tiny_run.resolved(tiny_stories, tmp_path / 'run', **fields))
+    assert list(tiny_run.checkpoints(tmp_path / 'run', 'short')) == [3]
 
 
 @pytest.fixture

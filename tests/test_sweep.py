@@ -113,6 +113,13 @@ def test_what_an_earlier_stage_felt_stays_in_the_names():
     assert four.name.startswith('shared/long/lora_rank=4,') and four.run.init != eight.run.init
 
 
+def test_adapters_that_no_stage_names_come_from_the_start(tmp_path):
+    cfg = sweep_of({'a': ({},)})
+    cfg.base.model.video.adapter_width, cfg.base.init = 8, str(tmp_path)
+    (cell,) = grid.read(cfg).cells
+    assert [link.run.model.video.adapter_width for link in cell.chain] == [8, 8, 8]
+
+
 def test_runs_that_end_earlier_begin_with_what_the_others_do():
     ends, skips = {'run': (('image', 'short'),)}, {'run': (('short', 'long'),)}
     cfg = sweep_of({'a': ({}, ends, skips)}, seeds=(0, 1), seeds_from='long')

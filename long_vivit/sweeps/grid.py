@@ -206,14 +206,16 @@ def felt_by(
 def unborn(run: Run, i: int, ever: bool = False) -> tuple[str, ...]:
     """Fields of parts that the model of stage i does not have: no stage up to it trains them.
 
-    LoRA is merged at the end of its stage, adapters stay. ever: only those of parts that no model
-    up to stage i had; the rank of what was merged tells of the weights.
+    LoRA is merged at the end of its stage, adapters stay; those that no stage names come from
+    `init`. ever: only those of parts that no model up to stage i had; the rank of what was merged
+    tells of the weights.
     """
     video = vars(run.model.video)  # not all of these fields in runs of before
-    told = [set(vars(stage).get('tune', '').split('+')) for stage in run.stages[: i + 1]]
-    so_far = set().union(*told)
-    lora = so_far if ever else told[-1]
-    parts = {'adapter_width': 'adapters' in so_far, 'lora_rank': 'lora' in lora}
+    told = [set(vars(stage).get('tune', '').split('+')) for stage in run.stages]
+    so_far, all_told = set().union(*told[: i + 1]), set().union(*told)
+    lora = so_far if ever else told[i]
+    adapters = 'adapters' in so_far or 'adapters' not in all_told
+    parts = {'adapter_width': adapters, 'lora_rank': 'lora' in lora}
     return tuple(f'model.video.{x}' for x, there in parts.items() if video.get(x) and not there)
 
 
