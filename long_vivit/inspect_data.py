@@ -29,7 +29,7 @@ from long_vivit.inputs import sources, video
 from long_vivit.inputs.samplers import mid
 from long_vivit.inputs.text import Tokenizer
 
-LENGTHS = (16, 32, 52, 64, 77, 128, 212, 248, 256, 512)  # 16, 52, 212: configs/long.py; 77: CLIP
+LENGTHS = (16, 32, 52, 64, 77, 212, 248, 256, 512)  # of configs/; 77 is CLIP's, 248 Long-CLIP's
 PIPED_WIDTH = 110  # columns where the output is no terminal
 
 

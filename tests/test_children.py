@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# A shell that starts a job in the background has it ignore Ctrl-C, and what that starts as well.
+HEEDS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 RUNS = """
-import sys, time
 from long_vivit import children
 children.run(['-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'])
 """
@@ -40,7 +44,7 @@ def there(pid):
 @pytest.mark.parametrize('code', [RUNS, WORKS], ids=['a command', 'a worker'])
 def test_nothing_outlives_its_parent(code, number, tmp_path):
     file = tmp_path / 'parent.py'
-    file.write_text(code)
+    file.write_text(HEEDS + code)
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     with subprocess.Popen(
         [sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
