@@ -11,19 +11,7 @@ import sys
 from collections.abc import Sequence
 
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl, which outlives exec
-# What a process does before it becomes the command, PARENT CORES ARGUMENTS: it is tied to its
-# parent and keeps to its cores.
-FIRST = f"""
-import ctypes, os, signal, sys
-parent, cores, *arguments = sys.argv[1:]
-if sys.platform == 'linux':
-    ctypes.CDLL(None).prctl({DIES_WITH_PARENT}, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        sys.exit(1)
-if cores:
-    os.sched_setaffinity(0, map(int, cores.split(',')))
-os.execv(sys.executable, [sys.executable, *arguments])
-"""
+FIRST = 'from long_vivit import children; children.become()'
 
 
 def start(arguments: Sequence[str], *, cores: Sequence[int] = (), **options) -> subprocess.Popen:
@@ -51,12 +39,26 @@ def run(arguments: Sequence[str]) -> int:
         raise
 
 
+def become() -> None:
+    """Makes of a process of `start`, PARENT CORES ARGUMENTS, the command that it is for."""
+    parent, cores, *arguments = sys.argv[1:]
+    tie_to(int(parent))
+    if cores:
+        os.sched_setaffinity(0, map(int, cores.split(',')))
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
 def as_worker(parent: int) -> None:
     """First thing in a worker process: it is `parent`'s (a pid) to stop, and ends with it.
 
     Ctrl-C reaches every process of a terminal; the parent alone acts on it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tie_to(parent)
+
+
+def tie_to(parent: int) -> None:
+    """Ends this process when its parent, of this pid, ends; at once where it has. Linux only."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:

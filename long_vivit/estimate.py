@@ -181,17 +181,22 @@ def _takes_mask(run, stage):
 
 def turns(batch, mesh):
     """Halves of a (micro-)batch, down to a pair for each part that the devices make of it."""
-    parts, found = sharding.batch_parts(mesh), []
-    while batch % (2 * parts) == 0:
-        batch //= 2
-        found.append(batch)
-    return found + [parts] * (batch > parts)
+    found, parts = halves(batch, mesh), sharding.batch_parts(mesh)
+    return found + [parts] * ([batch, *found][-1] > parts)
 
 
 def smaller(batch, mesh):
     """A half and a quarter of a batch, where they are whole and split over the devices."""
-    parts = sharding.batch_parts(mesh)
-    return [batch // n for n in (2, 4) if batch % (n * parts) == 0 and batch // n >= 2]
+    return [half for half in halves(batch, mesh)[:2] if half >= 2]
+
+
+def halves(batch, mesh):
+    """A half of a batch, its half and so on, as long as they are whole and split over devices."""
+    parts, found = sharding.batch_parts(mesh), []
+    while batch % (2 * parts) == 0:
+        batch //= 2
+        found.append(batch)
+    return found
 
 
 def changed(run, change):

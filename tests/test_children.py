@@ -39,7 +39,6 @@ def there(pid):
         return False
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='other systems do not tie processes together')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize('code', [RUNS, WORKS], ids=['a command', 'a worker'])
 def test_nothing_outlives_its_parent(code, number, tmp_path):

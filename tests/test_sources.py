@@ -78,6 +78,8 @@ def test_several_captions_in_csv(tmp_path):
     source = open_source(f'videos:{tmp_path}/m.csv')
     assert source[0].captions == ('a man dances', 'a man')
     assert source[1].captions == ('[1] is no list',)
+    (tmp_path / 'm.jsonl').write_text(json.dumps({'video': 'a.mp4', 'caption': rows[0][1]}))
+    assert open_source(f'videos:{tmp_path}/m.jsonl')[0].captions == (rows[0][1],)  # as written
     (tmp_path / 'twice.csv').write_text('video,caption,caption\na.mp4,a man dances,a man\n')
     message = fault_of(f'videos:{tmp_path}/twice.csv')
     assert 'column caption is there more than once' in message

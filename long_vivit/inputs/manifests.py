@@ -16,6 +16,7 @@
 Other fields are kept out of the way, but one that looks like a slip of the pen is refused.
 """
 
+import contextlib
 import csv
 import difflib
 import io
@@ -133,9 +134,17 @@ def _parse_csv(content: str, faults: list) -> Iterator[tuple[int, dict]]:
                 cells = f'must have {len(reader.fieldnames)} cells, as the first line has'
                 faults.append((reader.line_num, cells))
             else:
-                yield reader.line_num, {k.strip(): v for k, v in row.items() if v != ''}
+                yield reader.line_num, {k.strip(): _cell(v) for k, v in row.items() if v != ''}
     except csv.Error as error:
         faults.append((reader.line_num, f'is not CSV: {error}'))
+
+
+def _cell(text: str) -> str | list:
+    """What a CSV cell holds: a text, or as a JSON list several."""
+    if text.lstrip().startswith('["'):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 def _read_row(row: dict, given: dict, wanted, fault) -> None:
@@ -161,23 +170,13 @@ def _read_row(row: dict, given: dict, wanted, fault) -> None:
 
 def _texts(name: str, value, fault) -> tuple[str, ...]:
     """A text or a list of texts as a tuple; None and '' as an empty one."""
-    texts = _listed(value) if isinstance(value, str) else value
+    texts = [value] if isinstance(value, str) else value
     if value is None or value == '':
         return ()
     if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         fault(f'{name}: must be a text or a list of texts, none of them empty, is {value!r:.80}')
         return ()
     return tuple(texts)
-
-
-def _listed(text: str) -> list:
-    """A text alone, or the JSON list of texts that it is, as CSV cells hold several."""
-    if text.lstrip().startswith('["'):
-        try:
-            return json.loads(text)
-        except ValueError:
-            pass
-    return [text]
 
 
 def _seconds(name: str, value, fault) -> float | None:

@@ -30,10 +30,10 @@ def unusable(source, *, time_limit_s, threads):
 
 def _fault(seen, example):
     """'reason: detail' of an example whose file is a VideoInfo, or a VideoError; '' for none."""
-    try:
-        if isinstance(seen, video.VideoError):
-            raise seen
-        video.clip_range(seen, example.start_s, example.end_s, example.video)
-    except video.VideoError as error:
-        return f'{error.reason}: {error.detail}'
-    return ''
+    if not isinstance(seen, video.VideoError):
+        try:
+            video.clip_range(seen, example.start_s, example.end_s, example.video)
+            return ''
+        except video.VideoError as error:
+            seen = error
+    return f'{seen.reason}: {seen.detail}'

@@ -136,6 +136,11 @@ def in_order(shown, o):
     return tuple(x[o] for x in shown) if isinstance(shown, tuple) else shown[o]
 
 
+def here(batches):
+    """The rows of a batch that this host makes: `batches.rows`, or all."""
+    return range(batches.batch) if batches.rows is None else batches.rows
+
+
 @dataclass(frozen=True)
 class Batches:
     """`batches[s]`: the `rows` of the global batch of step s, in the order of `rows`.
@@ -162,13 +167,8 @@ class Batches:
         """How many of the first `step` steps took images."""
         return int(step * self.image_ratio) if self.images else 0
 
-    @property
-    def here(self):
-        """The rows of a batch that this host makes."""
-        return range(self.batch) if self.rows is None else self.rows
-
     def __getitem__(self, step):
-        return stack(self.some(step, self.here))
+        return stack(self.some(step, here(self)))
 
     def some(self, step, rows):
         """The examples in these rows of the global batch of a step, not stacked."""
@@ -200,13 +200,8 @@ class Clips:
     def __len__(self):
         return -(-len(self.source) // self.batch)
 
-    @property
-    def here(self):
-        """The places of a batch that this host makes."""
-        return range(self.batch) if self.rows is None else self.rows
-
     def __getitem__(self, j):
-        return stack(self.some(j, self.here))
+        return stack(self.some(j, here(self)))
 
     def some(self, j, rows):
         """The videos in these places of batch j, not stacked."""
@@ -240,7 +235,7 @@ class Pieces:
 
     def __getitem__(self, i):
         j, piece = divmod(i, self.each)
-        rows = self.batches.here
+        rows = here(self.batches)
         ends = [len(rows) * p // self.each for p in (piece, piece + 1)]
         return self.batches.some(j, rows[slice(*ends)])
 
@@ -253,7 +248,7 @@ def read_ahead(batches, *, start=0, threads=1) -> Iterator[dict]:
     """
     if start >= len(batches):
         return iter(())
-    pieces = Pieces(batches, min(len(batches.here), PIECES * threads))
+    pieces = Pieces(batches, min(len(here(batches)), PIECES * threads))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=pieces.each)
     read = grain.MapDataset.source(pieces)[start * pieces.each :].to_iter_dataset(options)
     whole = read.batch(pieces.each, batch_fn=lambda parts: stack([e for p in parts for e in p]))

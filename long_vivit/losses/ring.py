@@ -54,9 +54,8 @@ def streamed(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_ke
     z_video, z_text: [b, e]. scale, bias: float32 []. ok: bool [b]. Both keys: int32 [b].
     Returns the loss, float32 [], and the dict of `tiles.watch`, which has no gradient.
     """
-    return _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_key)[
-        0
-    ]
+    given = z_video, z_text, scale, bias, ok, text_key, video_key
+    return _streamed_forward(formula, plan, *given)[0]
 
 
 def _streamed_forward(formula, plan, z_video, z_text, scale, bias, ok, text_key, video_key):
