@@ -135,7 +135,7 @@ def tasks_of(cell, sweep):
 
 
 def costs_name(cell):
-    return f'facts/{cell.variant}'
+    return f'facts/{cell.folder}'
 
 
 def costs_task(cell, sweep, name, rates=(), video_to_text=False):
@@ -167,7 +167,7 @@ def compile_all(sweep, pool):
     they were compiled with other settings, or of another base.
     """
     file, of, failed = sweep.workdir / 'memory.jsonl', settings_of(sweep), 0
-    tasks = {f'facts/{cell.variant}.rates': cell for cell in sweep.variants}
+    tasks = {f'facts/{cell.folder}.rates': cell for cell in sweep.variants}
     found = {}
     for one in read_jsonl(file):
         if one.get('of', of) == of:  # those of before have none

@@ -1,4 +1,4 @@
-"""Draw the README's figure of variants from the rows of a sweep, and print its table.
+"""Draw the README's figure of variants from a sweep's rows, and print the tables of RESULTS.md.
 
 python scripts/variants.py runs/sweep scripts/variants.png
 """
@@ -17,32 +17,66 @@ from long_vivit.writers import read_jsonl
 
 
 def draw(folder, out):
-    """The figure of the sweep in `folder`, written to the file `out`."""
-    found = read_jsonl(Path(folder) / 'rows.jsonl')
-    shape = figures.shape_of(found)
+    """The figure of the sweep in `folder`, written to the file `out`; its tables, printed."""
+    found, memory = (read_jsonl(Path(folder) / f'{name}.jsonl') for name in ('rows', 'memory'))
     limit = report.settings(folder)['limit_gb']
-    figure, said = figures.all_variants(found, shape, limit)
+    figure, said = figures.all_variants(found, figures.shape_of(found), limit)
     if figure is None:
         raise SystemExit(f'error: {folder}: {said}')
     figure.savefig(out, dpi=130)
-    for line in table(found, shape):
-        print(line)
-    print(said)
+    for lines in (table(found), memory_table(memory, limit), [said]):
+        print('\n'.join(lines), end='\n\n')
 
 
-def table(found, shape):
-    """The rows as a table of Markdown, the best recall first."""
-    size, frames, _ = shape
-    yield f'| variant | R@1 | order twins | ViT-{size}, {frames} frames |'
-    yield '|---|---|---|---|'
-    variants = sorted(
-        rows.by_variant(figures.last_stage(found)).items(),
-        key=lambda item: -rows.spread(map(rows.recall, item[1]))[0],
-    )
-    for variant, mine in variants:
-        memory = rows.peak(mine[0], *shape)
-        cells = report.percent(map(rows.recall, mine)), report.percent(map(deltas.twins, mine))
-        yield f'| {variant} | {" | ".join(cells)} | {report.gigabytes(memory)} GB |'
+def table(found):
+    """The rows as a table of Markdown, the best recall first; those that end early at the end."""
+    _, frames, remat = figures.shape_of(found)
+    sizes = dict.fromkeys(one['size'] for row in found for one in row['memory'])
+    yield from heading(
+        'variant', 'R@1', 'R@5', 'order twins', 'shuffled R@1', 'trained', 'tokens',
+        'GFLOP a clip', *(f'ViT-{size}, {frames} frames' for size in sizes),
+    )  # fmt: skip
+    last = {row['variant'] for row in figures.last_stage(found)}
+
+    def place(mine):
+        return mine[0]['variant'] not in last, -rows.spread(map(rows.recall, mine))[0]
+
+    for mine in sorted(rows.by_variant(found).values(), key=place):
+        one = mine[0]
+        yield line(
+            one['variant'],
+            *(report.percent(rows.recall(row, k) for row in mine) for k in (1, 5)),
+            report.percent(map(deltas.twins, mine)),
+            report.percent(rows.recall(row['shuffled']) for row in mine if 'shuffled' in row),
+            f'{one["num_trained"]:,}',
+            f'{one["tokens_per_clip"]:,}',
+            f'{one["flops_per_clip"] / 1e9:.2f}',
+            *(report.gigabytes(rows.peak(one, size, frames, remat)) for size in sizes),
+        )
+
+
+def memory_table(memory, limit_gb):
+    """Lines of memory.jsonl as a table of Markdown, in GB; bold is over the limit."""
+    shapes = sorted({(one['size'], one['frames']) for one in memory})
+    yield from heading('variant', 'masked', *(f'{size} {frames}' for size, frames in shapes))
+    lines = {}
+    for one in memory:
+        cells = lines.setdefault((one['variant'], one['rate'], one['remat']), {})
+        over = one['peak_bytes'] > limit_gb * 1e9
+        told = report.gigabytes(one['peak_bytes'])
+        cells[one['size'], one['frames']] = f'**{told}**' if over else told
+    for (variant, rate, _), cells in lines.items():
+        yield line(variant, f'{rate:.0%}', *(cells.get(shape, '-') for shape in shapes))
+
+
+def heading(*names):
+    """The two lines that a table of Markdown begins with."""
+    return line(*names), '|---' * len(names) + '|'
+
+
+def line(*cells):
+    """A line of a table of Markdown."""
+    return f'| {" | ".join(cells)} |'
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from long_vivit.sweeps import deltas, findings, grid, report, rows
 matplotlib.use('Agg')
 
 from long_vivit.sweeps import figures
+from scripts import variants
 
 RATE, BACKBONE = 'stages.long.mask_rate', 'model.video.backbone'
 SETTINGS = {'sizes': ('B', 'L'), 'frames': (16, 128), 'remats': ('none',), 'limit_gb': 16.0,
@@ -317,3 +318,29 @@ def test_the_table_has_means_and_spreads():
     (line,) = [one for one in text.splitlines() if one.startswith('base ')]
     assert '51.0 +- 1.4' in line and '4.00' in line and '10.00' in line
     assert report.line(row({}, 0.5)).startswith('base/seed0: R@1 50.0 / 50.0, twins 90.0')
+
+
+def test_tables_of_results():
+    """The best first, runs that end early at the end; bold over the limit, '-' where none."""
+    early = row({'run': ('image', 'short')}, 0.9, grids=('image_to_video',)) | {'stage': 'short'}
+    del early['shuffled']
+    lines = list(variants.table([early, *falling(0.2)]))
+    assert lines[0].endswith('| ViT-B, 128 frames | ViT-L, 128 frames |')
+    assert lines[1] == '|---' * lines[0].count(' | ') + '|---|'
+    names = [line.split(' | ')[0] for line in lines[2:]]
+    assert names == [
+        '| base', '| long.mask_rate=0.75', '| backbone=frames',
+        '| backbone=frames,long.mask_rate=0.75', '| run=image+short',
+    ]  # fmt: skip
+    assert '| 51.0 +- 1.4 | 51.0 +- 1.4 | 90.0 +- 0.0 | 51.0 +- 1.4 | 1,000,000 | 512 |' in lines[2]
+    assert '| 90.0 | 90.0 | 90.0 | - |' in lines[-1] and lines[2].endswith('| 4.00 | 10.00 |')
+    peaks = {('B', 2): 3e9, ('B', 16): 17e9, ('L', 16): 16e9}
+    memory = [
+        {'variant': 'base', 'rate': 0.75, 'remat': 'none', 'size': s, 'frames': f, 'peak_bytes': x}
+        for (s, f), x in peaks.items()
+    ]
+    memory += [memory[0] | {'rate': 0.0}]
+    assert list(variants.memory_table(memory, 16.0)) == [
+        '| variant | masked | B 2 | B 16 | L 16 |', '|---|---|---|---|---|',
+        '| base | 75% | 3.00 | **17.00** | 16.00 |', '| base | 0% | 3.00 | - | - |',
+    ]  # fmt: skip

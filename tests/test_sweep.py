@@ -68,9 +68,14 @@ def test_only_some_grids():
 def test_names_are_stable_readable_and_told_apart():
     assert grid.name_of({}) == 'base'
     assert grid.name_of({RATE: 0.75, 'model.video.patch': 8}) == 'patch=8,long.mask_rate=0.75'
-    odd = [grid.name_of({'init': name}) for name in ('a/b', 'a:b')]
-    assert odd[0] != odd[1] and all(re.fullmatch(r'init=a_b~\w{8}', name) for name in odd)
-    assert len(grid.name_of({'init': 'x' * 500})) < 140
+    assert grid.name_of({RATE: 0.1234567}) != grid.name_of({RATE: 0.1234568})
+    odd = [{'init': name} for name in ('a/b', 'a:b')]
+    assert [grid.name_of(one) for one in odd] == ['init=a/b', 'init=a:b']
+    folders = [grid.folder_of(one) for one in odd]
+    assert folders[0] != folders[1]
+    assert all(re.fullmatch(r'init=a_b~\w{8}', folder) for folder in folders)
+    assert grid.folder_of({RATE: 0.75}) == 'long.mask_rate=0.75'
+    assert len(grid.folder_of({'init': 'x' * 500})) < 140
 
 
 def test_stages_before_the_difference_are_shared():

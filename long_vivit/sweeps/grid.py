@@ -19,7 +19,7 @@ from long_vivit.config import Run
 from long_vivit.sweeps import grid_rules
 
 MAX_NAME = 120  # characters of a variant's folder; file systems take 255
-MAX_WORD = 40  # of a value in it
+MAX_WORD = 40  # of a value in a name
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,13 @@ class Cell:
     chain: tuple[Link, ...]  # one for each stage, in order
 
     @property
+    def folder(self):
+        """The variant's folder, without its seed."""
+        return folder_of(self.difference)
+
+    @property
     def name(self):
-        return f'{self.variant}/seed{self.seed}'
+        return f'{self.folder}/seed{self.seed}'
 
 
 @dataclass(frozen=True)
@@ -125,13 +130,18 @@ def variants(cfg) -> Iterator[tuple[str, dict, tuple[str, ...]]]:
 
 
 def name_of(changes: dict[str, Any]) -> str:
-    """A folder's name for a difference: the same whatever else the sweep has; 'base' for none."""
+    """What a difference is called: the same whatever else the sweep has; 'base' for none."""
     words = [f'{short(path)}={_word(value)}' for path, value in sorted(changes.items())]
-    plain = ','.join(words) or 'base'
-    name = re.sub(r'[^\w.,=+-]', '_', plain)
-    if name == plain and len(name) <= MAX_NAME:
+    return ','.join(words) or 'base'
+
+
+def folder_of(changes: dict[str, Any]) -> str:
+    """A folder's name for a difference: its own, or what a file system takes of it and a digest."""
+    name = name_of(changes)
+    plain = re.sub(r'[^\w.,=+-]', '_', name)
+    if plain == name and len(name) <= MAX_NAME:
         return name
-    return f'{name[:MAX_NAME]}~{digest(changes)[:8]}'
+    return f'{plain[:MAX_NAME]}~{digest(changes)[:8]}'
 
 
 def digest(value: Any) -> str:
@@ -147,7 +157,9 @@ def short(path: str) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, tuple | list):
         return '+'.join(map(_word, value)) or 'none'
-    text = f'{value:g}' if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float) and float(f'{value:g}') == value:
+        text = f'{value:g}'
     if len(text) > MAX_WORD:
         return f'{text[:5]}..{digest(value)[:4]}'
     return text or 'none'
@@ -163,9 +175,9 @@ def chain(cfg, run: Run, difference: dict[str, Any], seed: int) -> tuple[Link, .
     for i, stage in enumerate(run.stages):
         if i < len(names) - 1:
             felt = felt_by(run, i, difference, config.plain_values(cfg.base)['run'])
-            name = f'shared/{stage.name}/{name_of(felt)}'
+            name = f'shared/{stage.name}/{folder_of(felt)}'
         else:
-            name = f'cells/{name_of(difference)}'
+            name = f'cells/{folder_of(difference)}'
         own_seed = seed if i >= place else cfg.seeds[0]
         name = f'{name}/seed{own_seed}'
         fields = {
