@@ -40,7 +40,8 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
             lines[label] = points
     if not lines:
         return None
-    figure, axes = drawing.new_axes(title, width=7.5 if len(lines) <= drawing.FEW else 11)
+    many = {'width': 11, 'height': 6} if len(lines) > drawing.FEW else {}
+    figure, axes = drawing.new_axes(title, **many)
     for style, (label, points) in zip(drawing.styles(lines), lines.items(), strict=True):
         colour = style['color']
         for memory, mean, spread, rate in points:
@@ -52,6 +53,7 @@ def recall_against_memory(found, title, *, shape=SHAPE, measure=rows.recall, lim
         axes.plot(*zip(*[p[:2] for p in points], strict=True), label=label, **style)
     if limit_gb:
         axes.axvline(limit_gb, color='#b03030', linestyle=':', label=f'{limit_gb:g} GB')
+    drawing.doubling(axes)
     size, frames, remat = shape
     axes.set_xlabel(f'compiled training memory at ViT-{size}, {frames} frames, remat {remat} (GB)')
     axes.set_ylabel('R@1, mean of both ways (%)')
