@@ -167,7 +167,7 @@ def compile_all(sweep, pool):
     they were compiled with other settings, or of another base.
     """
     file, of, failed = sweep.workdir / 'memory.jsonl', settings_of(sweep), 0
-    tasks = {f'facts/{cell.folder}.rates': cell for cell in sweep.variants}
+    tasks = {f'{costs_name(cell)}.rates': cell for cell in sweep.variants}
     found = {}
     for one in read_jsonl(file):
         if one.get('of', of) == of:  # those of before have none

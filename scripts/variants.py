@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from long_vivit.sweeps import deltas, figures, report, rows
 from long_vivit.writers import read_jsonl
+from scripts.bench import rows as bench
 
 
 def draw(folder, out):
@@ -24,15 +25,15 @@ def draw(folder, out):
     if figure is None:
         raise SystemExit(f'error: {folder}: {said}')
     figure.savefig(out, dpi=130)
-    for lines in (table(found), memory_table(memory, limit), [said]):
-        print('\n'.join(lines), end='\n\n')
+    for line in (*table(found), *memory_table(memory, limit), '', said):
+        print(line)
 
 
 def table(found):
     """The rows as a table of Markdown, the best recall first; those that end early at the end."""
     _, frames, remat = figures.shape_of(found)
     sizes = dict.fromkeys(one['size'] for row in found for one in row['memory'])
-    yield from heading(
+    yield bench.header(
         'variant', 'R@1', 'R@5', 'order twins', 'shuffled R@1', 'trained', 'tokens',
         'GFLOP a clip', *(f'ViT-{size}, {frames} frames' for size in sizes),
     )  # fmt: skip
@@ -43,7 +44,7 @@ def table(found):
 
     for mine in sorted(rows.by_variant(found).values(), key=place):
         one = mine[0]
-        yield line(
+        yield bench.table(
             one['variant'],
             *(report.percent(rows.recall(row, k) for row in mine) for k in (1, 5)),
             report.percent(map(deltas.twins, mine)),
@@ -58,25 +59,13 @@ def table(found):
 def memory_table(memory, limit_gb):
     """Lines of memory.jsonl as a table of Markdown, in GB; bold is over the limit."""
     shapes = sorted({(one['size'], one['frames']) for one in memory})
-    yield from heading('variant', 'masked', *(f'{size} {frames}' for size, frames in shapes))
-    lines = {}
-    for one in memory:
-        cells = lines.setdefault((one['variant'], one['rate'], one['remat']), {})
-        over = one['peak_bytes'] > limit_gb * 1e9
-        told = report.gigabytes(one['peak_bytes'])
-        cells[one['size'], one['frames']] = f'**{told}**' if over else told
-    for (variant, rate, _), cells in lines.items():
-        yield line(variant, f'{rate:.0%}', *(cells.get(shape, '-') for shape in shapes))
-
-
-def heading(*names):
-    """The two lines that a table of Markdown begins with."""
-    return line(*names), '|---' * len(names) + '|'
-
-
-def line(*cells):
-    """A line of a table of Markdown."""
-    return f'| {" | ".join(cells)} |'
+    yield bench.header('variant', 'masked', *(f'{size} {frames}' for size, frames in shapes))
+    for (variant, rate, _), peaks in report.peaks_by_shape(memory).items():
+        told = (
+            f'**{report.gigabytes(x)}**' if x and x > limit_gb * 1e9 else report.gigabytes(x)
+            for x in map(peaks.get, shapes)
+        )  # fmt: skip
+        yield bench.table(variant, f'{rate:.0%}', *told)
 
 
 if __name__ == '__main__':

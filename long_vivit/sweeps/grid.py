@@ -42,12 +42,16 @@ class Link:
 class Cell:
     """A variant at a seed."""
 
-    variant: str  # 'base', or the name of its difference, such as 'long.mask_rate=0.5'
     difference: dict[str, Any]  # {path: value} of the fields that are not the base's
     seed: int
     grids: tuple[str, ...]  # those that it belongs to
     whole: Run  # all stages, as if one run taught them
     chain: tuple[Link, ...]  # one for each stage, in order
+
+    @property
+    def variant(self):
+        """'base', or the name of its difference, such as 'long.mask_rate=0.5'."""
+        return name_of(self.difference)
 
     @property
     def folder(self):
@@ -101,9 +105,9 @@ def read(cfg) -> Sweep:
         count = 'one fault' if len(faults) == 1 else f'{len(faults)} faults'
         raise ValueError('\n  '.join([f'the sweep has {count}:', *faults]))
     cells = [
-        Cell(name, difference, seed, grids, run, chain(cfg, run, difference, seed))
+        Cell(difference, seed, grids, run, chain(cfg, run, difference, seed))
         for seed in cfg.seeds  # outermost: all variants are seen before any is repeated
-        for name, (difference, grids, run) in resolved.items()
+        for difference, grids, run in resolved.values()
     ]
     base = config.resolve(config.changed(cfg.base, {}))
     seeds, memory = tuple(cfg.seeds), cfg.memory.to_dict()

@@ -95,6 +95,15 @@ def peaks(row, size_, frames, remat):
     return rows.peak(row, size_, 1, remat) if found is None else found
 
 
+def peaks_by_shape(found):
+    """{(variant, rate, remat): {(size, frames): bytes}} of rows as `memory_table` takes them."""
+    lines = {}
+    for one in found:
+        key = one['variant'], one['rate'], one['remat']
+        lines.setdefault(key, {})[one['size'], one['frames']] = one['peak_bytes']
+    return lines
+
+
 def memory_table(found, memory):
     """Compiled memory of each variant and masking rate; a star marks what is over the limit.
 
@@ -106,11 +115,7 @@ def memory_table(found, memory):
                   pad_edge=False)  # fmt: skip
     for column in shown.columns[1:]:
         column.justify = 'right'
-    lines = {}
-    for one in found:
-        key = one['variant'], one['rate'], one['remat']
-        lines.setdefault(key, {})[one['size'], one['frames']] = one['peak_bytes']
-    for (variant, rate, remat), cells in lines.items():
+    for (variant, rate, remat), cells in peaks_by_shape(found).items():
         values = [cells.get(key) for key in keys]
         over = ['*' if x and x > memory['limit_gb'] * 1e9 else ' ' for x in values]
         shown.add_row(variant, f'{100 * rate:g}%', remat, *(
