@@ -35,7 +35,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         '--config',
         action='append',
         metavar='CONFIG',
-        help='build this configuration only; may be given several times (default: all)',
+        help='build this configuration only; may be given several times (default: the usual '
+        'ones of the data set)',
     )
     parser.add_argument(
         '--workers', type=int, help='processes that work at once (default: one per core)'

@@ -1,5 +1,6 @@
 """The build of the built-in set: complete or absent, never mixed up, without TensorFlow."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -34,7 +35,8 @@ def read(folder, name, split):
 
 
 def test_everything_is_there_and_in_order(built):
-    for name, setting in world.SETTINGS.items():
+    for name in build.CONFIGS:
+        setting = world.SETTINGS[name]
         for split, size in TINY.items():
             records = list(read(built, name, split))
             assert len(records) == size
@@ -77,6 +79,24 @@ def test_another_size_or_seed_is_refused_and_replaced_only_when_asked(copy):
     build.build(copy, ['image'], sizes={'train': 6, 'test': 2}, workers=1, overwrite=True)
     assert len(read(copy, 'image', 'train')) == 6
     assert len(read(copy, 'short', 'train')) == 8
+
+
+def test_files_that_are_older_than_a_field_stand_at_its_default(copy):
+    (file,) = copy.glob('shape_stories/short/*/metadata.json')
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in stored.items() if k not in ('series', 'opening')}))
+    build.build(copy, ['short'], sizes=TINY, workers=1)
+    file.write_text(json.dumps(stored | {'series': 2}))
+    with pytest.raises(ValueError, match='series is 2, wanted 0'):
+        build.build(copy, ['short'], sizes=TINY)
+
+
+def test_the_series_are_built_where_they_are_asked_for(copy):
+    assert not (copy / 'shape_stories' / 'series').exists()
+    build.build(copy, ['series'], sizes=TINY, workers=1)
+    records = list(read(copy, 'series', 'train'))
+    assert [r['group'] for r in records] == list(range(TINY['train']))
+    assert all(r['caption'] and r['long_caption'] for r in records)
 
 
 def test_damage_is_found_and_repaired_when_asked(copy):
@@ -128,7 +148,7 @@ def test_a_full_disk_is_said_before_work_starts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'configs': ['longer']}, 'no configuration longer; there are image, short, long'),
+        ({'configs': ['longer']}, 'no configuration longer; there are image, short, long, series'),
         ({'scale': 0}, 'scale is 0'),
         ({'workers': 0}, 'workers is 0'),
         ({'sizes': {'train': 3, 'test': 2}}, 'even'),

@@ -45,8 +45,8 @@ def captions(seed: int, setting: world.Setting, split: str, group: int):
 
     Returns:
       A list with a pair (caption, long_caption) per film. `image` and `short`: the caption
-      tells every event in order and long_caption is ''. `long`: the caption is a one-sentence
-      summary and long_caption the narrative, a sentence per event in order.
+      tells every event in order and long_caption is ''. `long` and `series`: the caption is a
+      one-sentence summary and long_caption the narrative, a sentence per event in order.
     """
     story = world.make_story(seed, setting, split, group)
     rng = world.example_rng(seed, setting, split, group, 'words')
@@ -57,7 +57,7 @@ def captions(seed: int, setting: world.Setting, split: str, group: int):
     films = []
     for order in story.orders:
         sentences = [told[i] for i in order]
-        if setting.name == 'long':
+        if setting.narrated:
             films.append((_summary(sentences), _narrative(sentences, connectives)))
         else:
             films.append((', then '.join(sentences), ''))

@@ -22,6 +22,7 @@ stopped goes on. The rows are written to WORKDIR/rows.json as well.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -39,7 +40,7 @@ from long_vivit.writers import write_json_atomic
 from scripts.bench.rows import header, record, record_argument, table
 
 SHORT, LONG = 77, 248
-TEST = 'shape_stories/long:test'
+FILMS = ('long', 'series')
 DEFAULT = ('cut', 'interpolate', 'kps', 'pcm')
 TEXTS = {'narrative': 'long_caption', 'summary': 'caption'}
 WAYS = {  # way -> what differs: fields by path
@@ -75,32 +76,34 @@ def start(args):
     return fields
 
 
-def cell(way, seed, begun, args):
-    """The fields of one way and seed, which begins with the work directory `begun`."""
-    fields = fields_of(args.workdir / f'{way}_{seed}', seed)
+def cell(films, way, seed, begun, args):
+    """The fields of one way and seed on the given films, from the work directory `begun`."""
+    of = '' if films == 'long' else f'{films}_'
+    fields = fields_of(args.workdir / f'{of}{way}_{seed}', seed)
     fields.run, fields.init = ('long',), str(begun)
     fields.stages.long.update(
-        text_length=LONG, steps=args.steps, lr=args.lr, batch=args.batch, eval=''
-    )
+        train=f'shape_stories/{films}:train', text_length=LONG,
+        steps=args.steps, lr=args.lr, batch=args.batch, eval='',
+    )  # fmt: skip
     fields.update_from_flattened_dict(WAYS[way])
     return fields
 
 
-def taught(fields):
+def taught(fields, films):
     """{text: recall at 1} of a configuration, taught and scored where that was not done before."""
     run = config.resolve(fields)
     if train.train(run):
         raise SystemExit(f'{run.workdir}: stopped; the same command goes on')
-    file = Path(fields.workdir) / 'long_text.json'
+    file = Path(fields.workdir) / f'{films}.json'
     if not file.is_file():
-        write_json_atomic(file, scores(fields.workdir))
+        write_json_atomic(file, scores(fields.workdir, films))
     return json.loads(file.read_text())
 
 
-def scores(workdir):
+def scores(workdir, films):
     """{text: mean recall at 1 of both ways} of the model in a work directory, on the test films."""
     loaded = inference.load(workdir)
-    source = open_source(TEST, data_dir=loaded.run.data.dir)
+    source = open_source(f'shape_stories/{films}:test', data_dir=loaded.run.data.dir)
     clips = Clips(source, loaded.view, loaded.stage.eval_batch)
     threads = recipe.num_threads(loaded.run)
     (z_video,), broken = retrieval.embed_videos(loaded.model, clips, threads=threads)
@@ -119,9 +122,10 @@ def scores(workdir):
     return found
 
 
-def show(rows, args):
+def show(films, rows, args):
     """A row for each way: mean and spread over the seeds, in percent."""
-    yield f'{args.steps} steps of {args.batch}, seeds {args.seeds}: R@1 in percent, both ways'
+    title = f'{films}, {args.steps} steps of {args.batch}, seeds {args.seeds}'
+    yield f'{title}: R@1 in percent, mean of both ways'
     yield header('way', *TEXTS, 'narratives cut')
     for way, cells in rows.items():
         parts = []
@@ -133,21 +137,23 @@ def show(rows, args):
 
 
 def lines(args):
-    """Teaches what is not finished, then the table."""
+    """Teaches what is not finished, then a table for each kind of films."""
     begun = start(args)
-    rows = {'the start': [taught(begun)], **{way: [] for way in args.ways}}
     asked = {name: value for name, value in vars(args).items() if name != 'record'}
-    for seed in range(args.seeds):
-        for way in args.ways:
-            rows[way].append(taught(cell(way, seed, begun.workdir, args)))
-            write_json_atomic(args.workdir / 'rows.json', asked | {'rows': rows})
-    yield from show(rows, args)
+    rows = {films: {'the start': [taught(begun, films)]} for films in args.films}
+    for films, seed, way in itertools.product(args.films, range(args.seeds), args.ways):
+        found = taught(cell(films, way, seed, begun.workdir, args), films)
+        rows[films].setdefault(way, []).append(found)
+        write_json_atomic(args.workdir / 'rows.json', asked | {'rows': rows})
+    for films in args.films:
+        yield from show(films, rows[films], args)
 
 
 def main():
     """Measures, prints, and records where --record asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--workdir', type=Path, default=Path('runs/long_text'))
+    parser.add_argument('--films', nargs='+', choices=FILMS, default=FILMS)
     parser.add_argument('--ways', nargs='+', choices=WAYS, default=DEFAULT)
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=200)
