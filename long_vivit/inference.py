@@ -174,6 +174,6 @@ def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=0, tokenize
     run = config.resolve(cfg)
     stage = run.stages[0]
     tokenizer = start.tokenizer(run)
-    params = start.from_weights(run, stage, tokenizer.vocab_size).params
+    params = start.of_others(init, run, stage, tokenizer.vocab_size).params
     model = unflatten(start.model_like(run, stage, tokenizer.vocab_size), params)
     return Loaded(model, recipe.eval_view(run, stage), tokenizer, run, stage)

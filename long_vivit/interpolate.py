@@ -26,7 +26,6 @@ from long_vivit import (
     command_line,
     hardware,
     inference,
-    newcomers,
     recipe,
     retrieval,
     start,
@@ -76,7 +75,7 @@ def main(argv=None):
             raise ValueError(f'--out: {place} exists; name a folder that does not')
     end = inference.load(args.end, args.stage, args.weights)
     target = flatten(end.model)
-    begun = from_start(args, end, target)
+    begun = from_start(args, end)
     scored = {}
     for word, alpha in alphas.items():
         mixed = between(begun, target, alpha)
@@ -118,36 +117,20 @@ def between(begun, end, alpha):
     return {name: mixed(np.asarray(begun[name]), np.asarray(end[name])) for name in end}
 
 
-def from_start(args, end, target):
+def from_start(args, end):
     """The start's parameters in the names and shapes of the end's; says what was adapted.
 
     Raises ValueError as `weights.read` and `warm_start` do.
     """
+    run, stage, vocab, drop = end.run, end.stage, end.tokenizer.vocab_size, tuple(args.drop)
     if weights.split(args.start):
-        params, lines = of_others(args, end, target)
+        params, lines = start.of_others(args.start, run, stage, vocab, drop)
     else:
         same_tokenizer(args.start, end)
-        flat, vocab = start.init_params(args.start), end.tokenizer.vocab_size
-        params, lines = start.shaped(end.run, end.stage, flat, vocab, tuple(args.drop))
+        params, lines = start.shaped(run, stage, start.init_params(args.start), vocab, drop)
     for line in lines if not args.json else ():
         print(f'start: {line}')
     return params
-
-
-def of_others(args, end, target):
-    """`from_start` of FAMILY:PATH -> `start.Start`, as the run's first stage would start from it.
-
-    Whole parts that these weights lack are drawn with that stage's key, as it drew them.
-    """
-    run, vocab = end.run, end.tokenizer.vocab_size
-    flat, lines = weights.read(args.start, target)
-    lacking = [part for part in start.PARTS if not any(name.startswith(part) for name in flat)]
-    if fresh := [name for name in target if name.startswith(tuple(lacking))]:
-        flat |= newcomers.drawn(run, run.stages[0], vocab, fresh)
-        lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
-    flat, more = newcomers.settled(run, end.stage, vocab, flat, target)
-    adapted = start.fitted(run, flat, target, tuple(args.drop))
-    return start.Start(adapted.params, [*lines, *more, *adapted.lines])
 
 
 def same_tokenizer(path, end):

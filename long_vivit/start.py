@@ -31,15 +31,14 @@ def start_params(run, stage, workdir, vocab):
     """
     names = [other.name for other in run.stages]
     before = names.index(stage.name) - 1
-    if before < 0 and weights.split(run.init):
-        return from_weights(run, stage, vocab)
-    if before >= 0:
-        source, flat = names[before], taught(workdir.checkpoints(names[before]))
-    elif run.init:
-        source, flat = run.init, init_params(run.init)
-    else:
+    if before < 0 and not run.init:
         return None
-    params, lines = shaped(run, stage, flat, vocab)
+    source = run.init if before < 0 else names[before]
+    if before < 0 and weights.split(run.init):
+        params, lines = of_others(run.init, run, stage, vocab)
+    else:
+        flat = init_params(source) if before < 0 else taught(workdir.checkpoints(source))
+        params, lines = shaped(run, stage, flat, vocab)
     head = f'{stage.name}: starts from {source}'
     return Start(params, [head, *(f'  {line}' for line in lines)])
 
@@ -83,19 +82,21 @@ def taught_on_images(flat):
     return not recipe.knows_order(flat) and bool(np.any(time))
 
 
-def from_weights(run, stage, vocab):
-    """`start_params` from FAMILY:PATH. Raises ValueError as `weights.read` and `warm_start` do."""
+def of_others(init, run, stage, vocab, drop=()):
+    """FAMILY:PATH in the names and shapes of the stage's model -> Start.
+
+    Whole parts that these weights lack are drawn as the run's first stage draws them. drop: as of
+    `shaped`. Raises ValueError as `weights.read` and `warm_start` do.
+    """
     like = flatten(model_like(run, stage, vocab))
-    flat, lines = weights.read(run.init, like)
+    flat, lines = weights.read(init, like)
     lacking = [part for part in PARTS if not any(name.startswith(part) for name in flat)]
-    fresh = [name for name in like if name.startswith(tuple(lacking))]
-    if fresh:
+    if fresh := [name for name in like if name.startswith(tuple(lacking))]:
         lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
-        flat |= newcomers.drawn(run, stage, vocab, fresh)
+        flat |= newcomers.drawn(run, run.stages[0], vocab, fresh)
     flat, more = newcomers.settled(run, stage, vocab, flat, like)
-    adapted = fitted(run, flat, like)
-    lines = [f'  {line}' for line in (*lines, *more, *adapted.lines)]
-    return Start(adapted.params, [f'{stage.name}: starts from {run.init}', *lines])
+    adapted = fitted(run, flat, like, drop)
+    return Start(adapted.params, [*lines, *more, *adapted.lines])
 
 
 def check_weights(run):

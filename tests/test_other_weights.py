@@ -17,7 +17,6 @@ import long_vivit
 from configs import base
 from long_vivit import config, interpolate, start, weights
 from long_vivit.inputs.text import Tokenizer, train_tokenizer
-from long_vivit.names import flatten
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 
@@ -165,8 +164,8 @@ def test_what_of_a_vivit_starts_afresh_is_told(words):
     assert params['video/positions/joint'].shape == (4, 4, 4, 32)
     # What is drawn anew for weights in between is what the run drew.
     end = SimpleNamespace(run=run, stage=run.stages[0], tokenizer=SimpleNamespace(vocab_size=300))
-    args, like = SimpleNamespace(start=run.init, drop=[], json=True), start.model_like
-    again = interpolate.from_start(args, end, flatten(like(run, run.stages[0], 300)))
+    args = SimpleNamespace(start=run.init, drop=[], json=True)
+    again = interpolate.from_start(args, end)
     assert again.keys() == params.keys()
     for name, value in again.items():
         np.testing.assert_array_equal(value, params[name], err_msg=name)

@@ -224,6 +224,15 @@ def test_openais_names(folder, narrow_heads):
         weights.describe(f'openai:{folder}')
 
 
+def test_a_config_of_old_that_keeps_its_parts_in_dicts(folder):
+    file = folder / 'config.json'
+    config = json.loads(file.read_text())
+    parts = ('text_config', 'vision_config')
+    old = {f'{part}_dict': config[part] for part in parts} | dict.fromkeys(parts)
+    file.write_text(json.dumps(config | old))
+    as_reference(f'clip:{folder}')
+
+
 def open_clip_folder(folder, **fields):
     config = {
         'model_cfg': {
@@ -310,11 +319,26 @@ def test_a_table_that_was_only_stretched_is_told_from_a_trained_one():
     assert longclip.unsure(trained) == longclip.unsure(table) == []
 
 
+@pytest.mark.parametrize('family', ['clip', 'open_clip'])
+def test_a_table_that_was_only_stretched_is_told_of_in_either_layout(folder, family, monkeypatch):
+    from long_vivit.weights import longclip
+
+    init = open_clip_folder(folder) if family == 'open_clip' else f'clip:{folder}'
+    monkeypatch.setattr(longclip, 'unsure', lambda table: [f'a table {table.shape}'])
+    assert weights.read(init, {})[1][-1] == 'a table (9, 24)'
+
+
 def test_a_longer_table_in_openais_names_is_not_taken_for_clip(folder, narrow_heads):
     tensors = openai_names(state()) | {'positional_embedding': np.zeros((248, 24), 'f4')}
     save_file(tensors, folder / 'model.safetensors')
     with pytest.raises(ValueError, match='has 248 rows, CLIP has 77. Start from it as longclip:'):
         weights.describe(f'openai:{folder}')
+
+
+def test_a_folder_of_torchs_files_says_to_name_one(tmp_path):
+    (tmp_path / 'longclip-B.pt').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'Name the file, .*longclip-B\.pt, to have'):
+        weights.describe(f'longclip:{tmp_path}')
 
 
 def test_a_pt_file_without_torch_says_what_to_do(tmp_path, monkeypatch):

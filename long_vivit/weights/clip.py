@@ -59,7 +59,7 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
         )
     # Configs from before transformers 4.25 say the same once more in *_dict, which goes first.
     text, vision = (
-        defaults | config.get(f'{name}_config', {}) | (config.get(f'{name}_config_dict') or {})
+        defaults | (config.get(f'{name}_config') or {}) | (config.get(f'{name}_config_dict') or {})
         for name, defaults in (('text', TEXT), ('vision', VISION))
     )
     side, left = divmod(vision['image_size'], vision['patch_size'])

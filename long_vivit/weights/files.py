@@ -6,6 +6,7 @@ Names, shapes and dtypes are known before a tensor is read; tensors are read one
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 FLOATS = {'F64', 'F32', 'F16', 'BF16'}
+TORCH = ('.pt', '.pth', '.bin')  # what torch.save writes
 
 
 class Tensors:
@@ -43,7 +45,7 @@ def open_tensors(path: str | Path, stem: str = 'model') -> Tensors:
       ValueError: there are no such files, or they cannot be read.
     """
     path = Path(path)
-    if path.is_file() and path.suffix in ('.pt', '.pth', '.bin'):
+    if path.is_file() and path.suffix in TORCH:
         return _torch_file(path)
     if path.is_file():
         return _safetensors(path, [path])
@@ -54,9 +56,11 @@ def open_tensors(path: str | Path, stem: str = 'model') -> Tensors:
         named = read_json(index).get('weight_map', {})
         return _safetensors(path, [path / file for file in sorted(set(named.values()))], named)
     there = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    torchs = [name for name in there if name.endswith(TORCH)]
     raise ValueError(
         f'{path}: has no {whole.name} (nor {index.name}); there: {", ".join(there) or "nothing"}. '
-        'Weights in another form can be saved so with safetensors.torch.save_file.'
+        + (f'Name the file, {path / torchs[0]}, to have PyTorch read it. ' if torchs else '')
+        + 'Weights in another form can be saved so with safetensors.torch.save_file.'
     )
 
 
@@ -99,7 +103,9 @@ def _torch_file(path: Path) -> Tensors:
             'the state dict elsewhere with safetensors.torch.save_file'
         ) from None
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        # Files from before PyTorch 1.6 are no archives, and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises several, with advice to execute what is in the file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

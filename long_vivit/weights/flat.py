@@ -4,7 +4,14 @@ model.safetensors   the flat names of `long_vivit.names`, float32
 config.json         the architecture (`architecture`), and what the model was taught to look at
 tokenizer.json      of the `tokenizers` library
 
-scripts/torch_twin.py reads such a folder with PyTorch alone and says what each name is.
+scripts/torch_twin.py reads such a folder with PyTorch alone and says what each name is. It does not
+run the backbones that have these besides (L layers):
+
+video/trunk/blocks/temporal/...   factorised: norm, attention over time, gate [L] in each block;
+                                  tanh(gate) times what comes of it is added before the MLP
+video/over_time/trunk/...         factorised_encoder, frames with frame_pool temporal: the layers
+                                  over slices, named as in a trunk
+video/over_time/map/...           frames with frame_pool attention: named as video/map
 """
 
 from __future__ import annotations

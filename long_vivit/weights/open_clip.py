@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from long_vivit.weights import Described, pairs, rows, tokenizer_of
+from long_vivit.weights import Described, longclip, pairs, rows, tokenizer_of
 from long_vivit.weights.files import open_tensors, read_json
 
 # What a field that is left out means (open_clip: CLIPVisionCfg, CLIPTextCfg).
@@ -55,7 +55,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """See `weights.read`."""
     sizes, lines, tensors, table = _opened(path)
     lines += rows.check(table, tensors, NOTHING.fullmatch)
-    return pairs.finish(rows.read(table, tensors), sizes), lines
+    params = pairs.finish(rows.read(table, tensors), sizes)
+    return params, lines + longclip.unsure(params['text/positions'])
 
 
 def _opened(path: Path):

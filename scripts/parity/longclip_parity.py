@@ -33,7 +33,8 @@ def check(folder):
         file = folder / f'{number}' / ('longclip.pt' if number else 'longclip.safetensors')
         file.parent.mkdir()
         if number:
-            torch.save(state, file)
+            # As PyTorch saved before 1.6, which cannot be mapped; openai_parity has the other.
+            torch.save(state, file, _use_new_zipfile_serialization=False)
         else:
             safetensors.torch.save_file(state, file)
         shutil.copy(open_clip.tokenizer.default_bpe(), file.parent)

@@ -95,7 +95,7 @@ def logits(loaded, z_video, z_text):
     return np.exp(float(model.log_scale[...])) * z_video @ z_text.T + bias
 
 
-def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0, still=(2, 16)):
+def compare(size, init, frames, texts, reference, *, still=(2, 16)):
     """Rows of one model: image, still video, text, logits.
 
     Args:
@@ -103,12 +103,12 @@ def compare(size, init, frames, texts, reference, *, text_length=0, pixels=0, st
       reference: {'image': [b, e], 'text': [n, e] or absent, 'logits': [b, n] or absent}, of unit
         length as the reference computes them.
     """
-    loaded = long_vivit.load(init, pixels=pixels, text_length=text_length)
+    loaded = long_vivit.load(init)
     z = encode_frames(loaded, frames[:, None])
     assert gap(z[0], z[1]) > 0.01, 'images that look the same to the model compare nothing'
     yield Row(size, 'image', gap(z, reference['image']))
     for num_frames in still:
-        video = long_vivit.load(init, frames=num_frames, tubelet=2, pixels=pixels)
+        video = long_vivit.load(init, frames=num_frames, tubelet=2)
         still = np.repeat(frames[:1, None], num_frames, axis=1)
         yield Row(size, f'still of {num_frames} frames', gap(encode_frames(video, still), z[:1]),
                   1e-5)  # fmt: skip
