@@ -59,6 +59,7 @@ def data() -> dict:
         'eval': '',  # data spec for every stage; '' = each stage's own
         'tokenizer': '',  # tokenizer.json; '' = the one stored with shape_stories
         'threads': 0,  # threads that read and decode; 0 = one a core, half as many on CPU
+        'scaling': 'bilinear',  # of frames to stage.pixels: bilinear | bicubic (as CLIP has it)
         'time_limit_s': 20.0,  # seconds for one video before it counts as broken; > 0
         'max_missing': 0.1,  # share of a video's frames that may be undecodable; 0 <= x < 1
     }
@@ -291,8 +292,7 @@ def reading() -> dict:
         'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
         'text_length': 32,  # l, tokens with the start and end tokens; >= 3
         'text_buckets': (),  # lengths >= 3, a little above the quarters of those of your texts:
-        #                      they go through the text tower in groups of like length, each as
-        #                      far as its bucket: the same vectors for less work; () = all of l
+        #                      groups of like length go that far, to the same vectors; () = to l
         'sentences': 'all',  # of long captions when training: all | sample (some, at random)
         'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
         #                    (of the first text) | '' = none

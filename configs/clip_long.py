@@ -32,6 +32,7 @@ def get_config(size: str = '') -> ConfigDict:
     config.model.from_init = True
     config.model.video.remat = 'full' if large else 'attention'
     config.model.dtype = 'bfloat16' if large else 'float32'
+    config.data.scaling = 'bicubic'  # as CLIP's pictures
     config.optim.weight_decay = 0.01  # as Long-CLIP; little is to be unlearnt
     config.loss.label_smoothing = 0.1  # as Long-CLIP
     config.model.text.keep = 20  # as Long-CLIP: where short texts stand nothing changes

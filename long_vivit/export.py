@@ -51,7 +51,7 @@ def main(argv=None):
     config = flat.architecture(loaded.model)
     try:
         if args.format == 'clip':
-            clip_out.write(out, params, config, loaded.tokenizer)
+            clip_out.write(out, params, config, loaded.tokenizer, loaded.view.scaling)
         else:
             flat.write(out, params, config | taught(args, loaded), loaded.tokenizer.to_json())
     except OSError as error:
@@ -64,7 +64,7 @@ def main(argv=None):
 def taught(args, loaded):
     """What the model was taught to look at, for config.json."""
     view, tokenizer = loaded.view, loaded.tokenizer
-    names = ('frames', 'pixels', 'sampler', 'fps', 'text', 'text_length')
+    names = ('frames', 'pixels', 'scaling', 'sampler', 'fps', 'text', 'text_length')
     return {
         'input': {name: getattr(view, name) for name in names},
         'tokens': {name: getattr(tokenizer, name) for name in ('start', 'end', 'pad')},

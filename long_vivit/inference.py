@@ -57,8 +57,10 @@ class Loaded:
             )
         if frames.ndim == 4:
             return self.encode_video(frames[None])[0]
-        side, picked = self.view.pixels, self._picked(frames.shape[1])
-        shown = np.stack([[pixels.shrink(f, side) for f in clip[picked]] for clip in frames])
+        view, picked = self.view, self._picked(frames.shape[1])
+        shown = np.stack(
+            [[pixels.shrink(f, view.pixels, view.scaling) for f in clip[picked]] for clip in frames]
+        )
         return self._encode(shown)
 
     def encode_text(self, texts):
@@ -90,8 +92,8 @@ class Loaded:
             return sampler(start_s, end_s, num, fps=self.view.fps)
 
         return video.read_frames(
-            file, times, pixels=self.view.pixels, start=start_s, end=end_s,
-            time_limit_s=self.view.time_limit_s, max_missing=self.view.max_missing,
+            file, times, pixels=self.view.pixels, scaling=self.view.scaling, start=start_s,
+            end=end_s, time_limit_s=self.view.time_limit_s, max_missing=self.view.max_missing,
         ).frames  # fmt: skip
 
     def _picked(self, num_frames):
@@ -166,6 +168,7 @@ def load_weights(init, *, frames=0, pixels=0, text_length=0, tubelet=0, tokenize
     if tubelet or 'model.video.tubelet' not in found.fields:
         cfg.model.video.tubelet = tubelet or 1
     cfg.loss.kind, cfg.data.tokenizer = found.loss, str(tokenizer)
+    cfg.data.scaling = found.scaling
     cfg.stages[name] = cfg.stages.short.copy_and_resolve_references()
     cfg.stages[name].update(
         train='videos:none.jsonl', frames=frames or found.frames, pixels=pixels or found.pixels,

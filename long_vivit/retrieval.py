@@ -181,6 +181,7 @@ def _protocol(source, view, texts, num_cut, broken):
         'fps': view.fps if view.sampler in ('fps', 'first_fps') else None,
         'pixels': view.pixels,
         'crop': 'centre',
+        'scaling': view.scaling,
         'patches_kept': 1 - view.mask_rate,
         **seen_as(view),
         'text': view.text,

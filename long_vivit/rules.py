@@ -17,6 +17,7 @@ RULES = MODEL_RULES | {
     'compile_cache': Rule(bool, "'auto', 'off' or the path of a folder"),
     'max_bad_steps': at_least(1),
     'data.threads': at_least(0),
+    'data.scaling': one_of('bilinear', 'bicubic'),
     'data.time_limit_s': positive,
     'data.max_missing': share,
     'loss.kind': one_of('nce', 'sigmoid'),

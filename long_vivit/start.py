@@ -90,6 +90,7 @@ def of_others(init, run, stage, vocab, drop=()):
     """
     like = flatten(model_like(run, stage, vocab))
     flat, lines = weights.read(init, like)
+    lines += scaled_otherwise(init, run)
     lacking = [part for part in PARTS if not any(name.startswith(part) for name in flat)]
     if fresh := [name for name in like if name.startswith(tuple(lacking))]:
         lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
@@ -97,6 +98,14 @@ def of_others(init, run, stage, vocab, drop=()):
     flat, more = newcomers.settled(run, stage, vocab, flat, like)
     adapted = fitted(run, flat, like, drop)
     return Start(adapted.params, [*lines, *more, *adapted.lines])
+
+
+def scaled_otherwise(init, run):
+    """A line where pictures are scaled in another way than those that weights were taught with."""
+    own, theirs = recipe.scaling_of(run), weights.describe(init).scaling
+    if own == theirs:
+        return []
+    return [f'pictures: scaled {own}, those that these weights know were {theirs} (data.scaling)']
 
 
 def check_weights(run):

@@ -197,6 +197,14 @@ def test_weights_and_configuration_must_agree(tmp_path, tiny_stories):
     assert not (tmp_path / 'run').exists()
 
 
+def test_pictures_that_are_scaled_otherwise_are_told_of(tmp_path, tiny_stories):
+    run = resolved(tmp_path / 'run', tiny_stories, data__scaling='bilinear')
+    told = 'pictures: scaled bilinear, those that these weights know were bicubic (data.scaling)'
+    assert f'  {told}' in start.start_params(run, run.stages[0], None, 600).lines
+    run = resolved(tmp_path / 'run', tiny_stories)
+    assert 'pictures' not in ' '.join(start.start_params(run, run.stages[0], None, 600).lines)
+
+
 def test_the_tokenizer_is_that_of_the_weights_or_none(tmp_path, tiny_stories):
     weights = shutil.copytree(FIXTURE, tmp_path / 'clip')
     run = resolved(tmp_path / 'run', tiny_stories, init=f'clip:{weights}')

@@ -252,3 +252,4 @@ def test_the_tokenizer_goes_with_clip(model_of, tokenizer, tmp_path):
     processor = json.loads((tmp_path / 'out/preprocessor_config.json').read_text())
     assert processor['crop_size'] == {'height': 32, 'width': 32}
     assert processor['image_mean'] == list(pairs.MEAN)
+    assert processor['resample'] == 2  # bilinear, as this run

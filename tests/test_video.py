@@ -288,8 +288,9 @@ def test_any_size_and_pixel_format(size, pix_fmt):
     assert np.abs(frames.astype(int) - 100).max() <= 3
 
 
+@pytest.mark.parametrize('scaling', pixels.SCALINGS)
 @pytest.mark.parametrize('pix_fmt', ['yuv420p', 'yuvj422p', 'yuv444p', 'yuv420p10le'])
-def test_the_quicker_way_through_planes_changes_no_bit(pix_fmt, monkeypatch):
+def test_the_quicker_way_through_planes_changes_no_bit(pix_fmt, scaling, monkeypatch):
     """Noise of every size, colour matrix and range: as FFmpeg writes rgb24 without a detour."""
     rng = np.random.default_rng(0)
 
@@ -302,7 +303,7 @@ def test_the_quicker_way_through_planes_changes_no_bit(pix_fmt, monkeypatch):
         for way in (pixels._planes_are_equal, lambda *_: False):
             monkeypatch.setattr(pixels, '_planes_are_equal', way)
             monkeypatch.setattr(pixels, '_kept', threading.local())
-            found.append(pixels.to_rgb(frame, side))
+            found.append(pixels.to_rgb(frame, side, scaling=scaling))
         monkeypatch.undo()
         return found
 

@@ -224,6 +224,17 @@ def test_openais_names(folder, narrow_heads):
         weights.describe(f'openai:{folder}')
 
 
+def test_pictures_are_scaled_as_those_that_the_weights_know(folder):
+    init, file = f'clip:{folder}', 'preprocessor_config.json'
+    assert long_vivit.load(init).view.scaling == 'bicubic'
+    change(folder, file, resample=2)
+    assert long_vivit.load(init).view.scaling == 'bilinear'
+    other = open_clip_folder(folder)
+    assert long_vivit.load(other).view.scaling == 'bicubic'
+    change(folder, 'open_clip_config.json', preprocess_cfg__interpolation='bilinear')
+    assert long_vivit.load(other).view.scaling == 'bilinear'
+
+
 def test_a_config_of_old_that_keeps_its_parts_in_dicts(folder):
     file = folder / 'config.json'
     config = json.loads(file.read_text())

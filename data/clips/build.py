@@ -34,6 +34,7 @@ def build(
     manifest: str | os.PathLike,
     pixels: int,
     fps: str,
+    scaling: str = 'bilinear',
     codec: str = 'raw',
     rows_per_shard: int = 64,
     time_limit_s: float = 600.0,
@@ -53,7 +54,7 @@ def build(
         build of something else and `overwrite` is False.
       OSError: the folder cannot be written or the disk is full.
     """
-    settings = shrink.Settings(pixels, str(fps), codec, time_limit_s, max_missing)
+    settings = shrink.Settings(pixels, str(fps), codec, time_limit_s, max_missing, scaling)
     settings.check()
     if rows_per_shard < 1 or (workers is not None and workers < 1):
         raise ValueError('--rows_per_shard and --workers must be 1 or more')
@@ -125,7 +126,7 @@ def _record(splits, settings: shrink.Settings, rows_per_shard: int) -> dict:
 def _is_complete(path, folder, record, overwrite, say) -> bool:
     """Whether nothing is to be done; makes `folder` ready for parts where something is."""
     for place, file in ((path, path / 'metadata.json'), (folder, folder / 'settings.json')):
-        stored = _read_json(file)
+        stored = {'scaling': 'bilinear'} | _read_json(file)  # as it was before one could choose
         faults = [f'{k} is {stored.get(k)}, wanted {v}' for k, v in record.items()
                   if stored.get(k) != v]  # fmt: skip
         if place.exists() and faults and not overwrite:

@@ -16,6 +16,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         '--fps', required=True, help='frames stored per second, such as 2, 0.5 or 30000/1001'
     )
     group.add_argument(
+        '--scaling',
+        default='bilinear',
+        choices=('bilinear', 'bicubic'),
+        help='as data.scaling of the runs that will read them; CLIP has bicubic '
+        '(default: %(default)s)',
+    )
+    group.add_argument(
         '--codec',
         default='raw',
         choices=('raw', 'jpeg'),

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from long_vivit.inputs import video
+from long_vivit.inputs import pixels, video
 from long_vivit.inputs.packets import Deadline
 
 WINDOW_BYTES = 64 << 20  # of frames that are decoded at once; each time takes all packets anew
@@ -33,6 +33,7 @@ class Settings:
     codec: str  # raw | jpeg
     time_limit_s: float
     max_missing: float
+    scaling: str = 'bilinear'
 
     @property
     def rate(self) -> fractions.Fraction:
@@ -51,6 +52,8 @@ class Settings:
             raise ValueError(f'--pixels is {self.pixels}; it must be an even number, 2 or more')
         if self.codec not in ('raw', 'jpeg'):
             raise ValueError(f'--codec is {self.codec}; it must be raw or jpeg')
+        if self.scaling not in pixels.SCALINGS:
+            raise ValueError(f'--scaling is {self.scaling}; it must be bilinear or bicubic')
         if not self.time_limit_s > 0:
             raise ValueError(f'--time_limit_s is {self.time_limit_s}; it must be above 0 seconds')
         if not 0 <= self.max_missing < 1:
@@ -145,8 +148,8 @@ def _read(path, choose, start, end, settings, deadline, count) -> list:
     left = max(1e-3, deadline.end - time.monotonic())
     try:
         shown = video.read_frames(
-            path, choose, pixels=settings.pixels, start=start, end=end, time_limit_s=left,
-            max_missing=1.0,
+            path, choose, pixels=settings.pixels, scaling=settings.scaling, start=start, end=end,
+            time_limit_s=left, max_missing=1.0,
         )  # fmt: skip
     except video.VideoError as error:
         if error.reason == 'too-slow':

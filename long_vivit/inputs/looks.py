@@ -32,6 +32,7 @@ class View:
     mask_rate: float
     text: str
     text_length: int
+    scaling: str = 'bilinear'
     time_limit_s: float = 20.0
     max_missing: float = 0.1
     short_text: str = ''
@@ -164,9 +165,9 @@ def load_video(example, view, rng, frame_orders=('ordered',)):
     error, shown = None, None
     try:
         shown = video.read_frames(
-            example.video, look.times, pixels=view.pixels, start=example.start_s,
-            end=example.end_s, time_limit_s=view.time_limit_s, max_missing=view.max_missing,
-            name=example.id,
+            example.video, look.times, pixels=view.pixels, scaling=view.scaling,
+            start=example.start_s, end=example.end_s, time_limit_s=view.time_limit_s,
+            max_missing=view.max_missing, name=example.id,
         ).frames  # fmt: skip
     except video.VideoError as caught:
         # Without its traceback, which would hold the whole file.

@@ -122,6 +122,7 @@ def read_frames(
     choose: Callable[[float, float], np.ndarray],
     *,
     pixels: int,
+    scaling: str = 'bilinear',
     start: float | None = None,
     end: float | None = None,
     time_limit_s: float = 20.0,
@@ -130,6 +131,7 @@ def read_frames(
 ) -> Frames:
     """The frames at the times that `choose(start_s, end_s)` returns, centre-cropped and scaled.
 
+    `scaling` is a key of `pixels.SCALINGS`.
     `start` and `end` are seconds from the first frame (None: the whole video); `choose` is called
     once with the range that they make, and returns float64 [n] seconds inside it, in any order,
     repeats allowed. A frame that is damaged or never comes out is replaced by the nearest good one
@@ -154,7 +156,7 @@ def read_frames(
         def take(frame):
             turns or turns.append(_pixels.turn_of(frame))
             try:
-                return _pixels.to_rgb(frame, pixels, aspect)
+                return _pixels.to_rgb(frame, pixels, aspect, scaling)
             except (av.FFmpegError, ValueError, RuntimeError) as error:
                 raise VideoError('cannot-convert', str(error), name) from error
 

@@ -35,6 +35,7 @@ class Described(NamedTuple):
       vocab: the token numbers that they know; 0 where the family has no text.
       loss: the loss.kind that they were taught with.
       pixels, frames, text_length: what the weights were made for; 0: the family does not say.
+      scaling: data.scaling of the pictures that they were taught with.
     """
 
     fields: dict[str, Any]
@@ -44,6 +45,7 @@ class Described(NamedTuple):
     pixels: int = 0
     frames: int = 1
     text_length: int = 0
+    scaling: str = 'bilinear'
 
 
 def split(init: str) -> tuple[str, str] | None:

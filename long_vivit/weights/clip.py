@@ -2,7 +2,7 @@
 
 config.json                what the towers look like, from which every shape follows
 model.safetensors          or model.safetensors.index.json and the shards that it names
-preprocessor_config.json   mean and standard deviation of the pixels
+preprocessor_config.json   mean and standard deviation of the pixels, how pictures are scaled
 tokenizer.json             or vocab.json and merges.txt
 """
 
@@ -30,6 +30,7 @@ VISION = {
 ACTIVATIONS = {
     'quick_gelu': 'quick_gelu', 'gelu': 'gelu_erf', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
 }  # fmt: skip
+RESAMPLE = {'bilinear': 2, 'bicubic': 3}  # data.scaling in the numbers of PIL
 BUFFERS = re.compile(r'(text|vision)_model\.embeddings\.position_ids')
 
 
@@ -79,13 +80,13 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
     ]
     if faults:
         raise ValueError('\n  '.join([f'{path / "config.json"}:', *faults]))
-    mean, std, lines = pixels_of(path)
+    pixels, lines = pixels_of(path)
     return pairs.Sizes(
         video=tower(vision), text=tower(text), patch=vision['patch_size'], side=side,
         length=text['max_position_embeddings'], vocab=text['vocab_size'],
         embed=config.get('projection_dim', 512), activation=ACTIVATIONS[vision['hidden_act']],
         text_activation=ACTIVATIONS[text['hidden_act']], epsilon=vision['layer_norm_eps'],
-        text_epsilon=text['layer_norm_eps'], mean=mean, std=std,
+        text_epsilon=text['layer_norm_eps'], pixels=pixels,
     ), lines  # fmt: skip
 
 
@@ -97,15 +98,17 @@ def tower(part: dict) -> rows.Tower:
     )  # fmt: skip
 
 
-def pixels_of(
-    path: Path, mean=pairs.MEAN, std=pairs.STD
-) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
-    """Mean and standard deviation of the channels, and a line where those given are assumed."""
+def pixels_of(path: Path, assumed=pairs.PIXELS) -> tuple[pairs.Pixels, list[str]]:
+    """How the pictures of a folder are made ready, and a line where that is assumed."""
     for name in ('preprocessor_config.json', 'processor_config.json'):
         if (path / name).is_file():
             found = read_json(path / name)
             found = found.get('image_processor', found)
             if 'image_mean' in found and 'image_std' in found:
-                return tuple(found['image_mean']), tuple(found['image_std']), []
-    line = f'no preprocessor_config.json there: pixels of mean {mean}, deviation {std}'
-    return mean, std, [line]
+                scaling = {number: word for word, number in RESAMPLE.items()}
+                scaling = scaling.get(found.get('resample'), assumed.scaling)
+                pixels = tuple(found['image_mean']), tuple(found['image_std']), scaling
+                return pairs.Pixels(*pixels), []
+    mean, std, scaling = assumed
+    line = f'no preprocessor_config.json there: pixels of mean {mean}, deviation {std}, {scaling}'
+    return assumed, [line]

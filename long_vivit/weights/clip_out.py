@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 
 from long_vivit.inputs.foreign_text import CLIP
-from long_vivit.weights import pairs
+from long_vivit.weights import clip, pairs
 from long_vivit.weights.flat import save_tensors
 from long_vivit.weights.pairs import Sizes
 from long_vivit.weights.rows import Row, Tower
@@ -24,7 +24,6 @@ from long_vivit.writers import write_json_atomic, write_text_atomic
 # Of model.*.activation, as Transformers calls them: what clip.ACTIVATIONS reads.
 ACTIVATIONS = {'quick_gelu': 'quick_gelu', 'gelu_erf': 'gelu', 'gelu': 'gelu_pytorch_tanh'}
 LEGACY_END = 2  # with this number of the end token CLIPModel takes the largest number instead
-BILINEAR = 2  # how our input pipeline scales pictures, in the numbers of PIL
 
 
 def faults(config: Mapping[str, Any], tokenizer: Any) -> Iterator[str]:
@@ -153,10 +152,12 @@ def model_config(config: Mapping[str, Any], tokens: Mapping[str, int | None]) ->
 
 
 def write(
-    folder: Path, params: Mapping[str, np.ndarray], config: Mapping[str, Any], tokenizer: Any
-) -> None:
+    folder: Path, params: Mapping[str, np.ndarray], config: Mapping[str, Any], tokenizer: Any,
+    scaling: str,
+) -> None:  # fmt: skip
     """Writes the folder: weights, config.json, how pixels and texts are prepared.
 
+    scaling: of data.scaling.
     Raises ValueError: listing what keeps the model from being CLIP's.
     """
     if wrong := list(faults(config, tokenizer)):
@@ -169,7 +170,8 @@ def write(
     side = config['video']['patch'] * config['video']['grid'][1]
     write_json_atomic(folder / 'preprocessor_config.json', {
         'image_processor_type': 'CLIPImageProcessor', 'do_resize': True,
-        'size': {'shortest_edge': side}, 'resample': BILINEAR, 'do_center_crop': True,
+        'size': {'shortest_edge': side}, 'resample': clip.RESAMPLE[scaling],
+        'do_center_crop': True,
         'crop_size': {'height': side, 'width': side}, 'do_rescale': True,
         'rescale_factor': 1 / 255, 'do_normalize': True, 'do_convert_rgb': True,
         'image_mean': pairs.MEAN, 'image_std': pairs.STD,

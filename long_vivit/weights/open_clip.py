@@ -100,7 +100,7 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
         faults.append('model_cfg.embed_dim is missing')
     if faults:
         raise ValueError('\n  '.join([f'{file}: not a plain CLIP of open_clip:', *faults]))
-    mean, std, lines = _pixels(config.get('preprocess_cfg', {}))
+    pixels, lines = _pixels(config.get('preprocess_cfg', {}))
     return pairs.Sizes(
         video=_tower(vision, vision['width'] // vision['head_width']),
         text=_tower(text, text['heads']),
@@ -108,7 +108,7 @@ def sizes_of(path: Path) -> tuple[pairs.Sizes, list[str]]:
         embed=model['embed_dim'], activation=made['vision_cfg'][0], epsilon=made['vision_cfg'][1],
         text_activation=made['text_cfg'][0], text_epsilon=made['text_cfg'][1],
         head_bias=text['proj_bias'], logit_bias=model.get('init_logit_bias') is not None,
-        mean=mean, std=std,
+        pixels=pixels,
     ), lines  # fmt: skip
 
 
@@ -146,8 +146,10 @@ def _epsilon(options: dict | None) -> float:
     return (options or {}).get('eps', 1e-5)
 
 
-def _pixels(found: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
+def _pixels(found: dict[str, Any]) -> tuple[pairs.Pixels, list[str]]:
+    scaling = found.get('interpolation', 'bicubic')  # open_clip may also draw one of the two
+    scaling = scaling if scaling in ('bilinear', 'bicubic') else 'bicubic'
     if 'mean' in found and 'std' in found:
-        return tuple(found['mean']), tuple(found['std']), []
+        return pairs.Pixels(tuple(found['mean']), tuple(found['std']), scaling), []
     line = f"no preprocess_cfg there: pixels as OpenAI's CLIP has them, mean {pairs.MEAN}"
-    return pairs.MEAN, pairs.STD, [line]
+    return pairs.Pixels(scaling=scaling), [line]

@@ -15,10 +15,24 @@ from einops import rearrange
 from long_vivit.weights import Described, rows
 from long_vivit.weights.rows import Row, Tower, one
 
-# Mean and standard deviation of a channel, R, G, B, pixels from 0 to 1, that CLIP was taught with.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 TABLE = 'video/positions/table'  # class token and places in one table, until `finish`
+
+
+class Pixels(NamedTuple):
+    """How pictures are made ready; the defaults are what CLIP was taught with.
+
+    Attributes:
+      mean, std: of the channels R, G, B, values from 0 to 1. scaling: of data.scaling.
+    """
+
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    scaling: str = 'bicubic'
+
+
+PIXELS = Pixels()
 
 
 class Sizes(NamedTuple):
@@ -37,8 +51,7 @@ class Sizes(NamedTuple):
     text_activation: str = ''  # '' = as the image's
     head_bias: bool = False  # of the text's projection
     logit_bias: bool = False
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    pixels: Pixels = PIXELS
 
     def fields(self) -> dict[str, Any]:
         """The architecture in the paths of configs/base.py."""
@@ -59,6 +72,7 @@ class Sizes(NamedTuple):
         return Described(
             self.fields(), tokenizer, self.vocab, 'sigmoid' if self.logit_bias else 'nce',
             pixels=self.side * self.patch, text_length=self.length,
+            scaling=self.pixels.scaling,
         )  # fmt: skip
 
 
@@ -121,5 +135,6 @@ def finish(params: dict[str, np.ndarray], sizes: Sizes) -> dict[str, np.ndarray]
     params['video/positions/space'] = rearrange(table[1:], '(h w) d -> h w d', h=sizes.side)
     params['video/positions/time'] = np.zeros((1, sizes.video.width), np.float32)
     kernel, bias = 'video/image_embed/kernel', 'video/image_embed/bias'
-    params[kernel], params[bias] = rows.fold_pixels(params[kernel], 0.0, sizes.mean, sizes.std)
+    mean, std, _ = sizes.pixels
+    params[kernel], params[bias] = rows.fold_pixels(params[kernel], 0.0, mean, std)
     return params

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import rearrange
 
-from long_vivit.weights import Described, clip, rows, tokenizer_of
+from long_vivit.weights import Described, clip, pairs, rows, tokenizer_of
 from long_vivit.weights.files import open_tensors, read_json
 from long_vivit.weights.rows import Row, Tower, one
 
@@ -33,7 +33,8 @@ TEXT = SHARED | {'max_position_embeddings': 64, 'vocab_size': 32000, 'projection
 VISION = SHARED | {
     'num_channels': 3, 'image_size': 224, 'patch_size': 16, 'vision_use_head': True,
 }  # fmt: skip
-HALF = (0.5, 0.5, 0.5)  # mean and deviation of the pixels
+HALF = (0.5, 0.5, 0.5)
+PIXELS = pairs.Pixels(HALF, HALF, 'bilinear')  # where no preprocessor_config.json says so
 BUFFERS = re.compile(r'(text|vision)_model\.embeddings\.position_ids')
 SPACE = 'video/positions/space'
 MAX_SCALE = 1000.0  # theirs is held nowhere; it ends near 110
@@ -76,6 +77,7 @@ def describe(path: Path) -> Described:
     return Described(
         sizes.fields(), tokenizer_of(path), sizes.vocab, 'sigmoid',
         pixels=sizes.side * sizes.patch, text_length=sizes.length,
+        scaling=clip.pixels_of(path, PIXELS)[0].scaling,
     )  # fmt: skip
 
 
@@ -83,13 +85,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """See `weights.read`."""
     sizes = sizes_of(path)
     table, tensors = rows_of(sizes), open_tensors(path)
-    mean, std, lines = clip.pixels_of(path, HALF, HALF)
+    pixels, lines = clip.pixels_of(path, PIXELS)
     lines += rows.check(table, tensors, BUFFERS.fullmatch)
     params = rows.read(table, tensors)
     params[SPACE] = rearrange(params[SPACE], '(h w) d -> h w d', h=sizes.side)
     params['video/positions/time'] = np.zeros((1, sizes.video.width), np.float32)
     kernel, bias = 'video/image_embed/kernel', 'video/image_embed/bias'
-    params[kernel], params[bias] = rows.fold_pixels(params[kernel], params[bias], mean, std)
+    params[kernel], params[bias] = rows.fold_pixels(
+        params[kernel], params[bias], pixels.mean, pixels.std
+    )
     return params, lines
 
 
@@ -103,8 +107,8 @@ def sizes_of(path: Path) -> Sizes:
             f"{path / 'config.json'}: model_type is {kind!r}{what}; it must be 'siglip', which "
             'SigLIP 2 of one resolution has too. Another family: see long_vivit/weights.'
         )
-    text = TEXT | config.get('text_config', {})
-    vision = VISION | config.get('vision_config', {})
+    text = TEXT | (config.get('text_config') or {})
+    vision = VISION | (config.get('vision_config') or {})
     side, left = divmod(vision['image_size'], vision['patch_size'])
     embed = text['projection_size'] or text['hidden_size']
     faults = [

@@ -7,8 +7,11 @@ import torch
 import towers
 from strings import CAPTIONS
 from tokens_parity import save_tokenizer
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from transformers.utils import logging
+
+import long_vivit
+from long_vivit.inputs import pixels
 
 logging.disable_progress_bar()
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -50,6 +53,22 @@ def check(folder):
         wanted = reference(model, frames, ids)
         still = (16,) if number else (2, 16, 128)
         yield from towers.compare(size, f'clip:{place}', frames, CAPTIONS, wanted, still=still)
+    yield scaled(f'clip:{place}')
+
+
+def scaled(init):
+    """How far a picture of another size is from what CLIP's processor makes of it: the mean, in
+    grey levels of 255. The two programs round their weights differently."""
+    y, x = np.mgrid[:256, :384] / 256
+    picture = 255 * np.stack([np.sin(40 * x * y) > 0, np.hypot(x - 0.7, y - 0.5) < 0.3, x / 2], -1)
+    picture, view = picture.astype(np.uint8), long_vivit.load(init).view
+    ours = pixels.shrink(picture, view.pixels, view.scaling)
+    processor = CLIPImageProcessor(
+        size={'shortest_edge': view.pixels}, crop_size=view.pixels, do_normalize=False
+    )
+    theirs = processor(picture, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0) * 255
+    difference = float(np.abs(ours - theirs).mean())
+    return towers.Row('384 x 256 to 224, in grey levels', 'pixels', difference, 0.25)
 
 
 def save(model, place, shard='5GB'):

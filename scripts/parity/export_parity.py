@@ -62,7 +62,7 @@ def check(folder):
         model = moved(loaded.model, share, number)
         loaded = loaded.__class__(model, loaded.view, loaded.tokenizer, loaded.run, loaded.stage)
         params = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
-        clip_out.write(out, params, flat.architecture(model), loaded.tokenizer)
+        clip_out.write(out, params, flat.architecture(model), loaded.tokenizer, loaded.view.scaling)
         yield from compare(size, out, loaded)
         if not share:
             theirs = CLIPModel.from_pretrained(out).state_dict()
