@@ -84,17 +84,17 @@ def test_another_size_or_seed_is_refused_and_replaced_only_when_asked(copy):
 def test_files_that_are_older_than_a_field_stand_at_its_default(copy):
     (file,) = copy.glob('shape_stories/short/*/metadata.json')
     stored = json.loads(file.read_text())
-    file.write_text(json.dumps({k: v for k, v in stored.items() if k not in ('series', 'opening')}))
+    file.write_text(json.dumps({k: v for k, v in stored.items() if k != 'opening'}))
     build.build(copy, ['short'], sizes=TINY, workers=1)
-    file.write_text(json.dumps(stored | {'series': 2}))
-    with pytest.raises(ValueError, match='series is 2, wanted 0'):
+    file.write_text(json.dumps(stored | {'opening': 2}))
+    with pytest.raises(ValueError, match='opening is 2, wanted 0'):
         build.build(copy, ['short'], sizes=TINY)
 
 
-def test_the_series_are_built_where_they_are_asked_for(copy):
-    assert not (copy / 'shape_stories' / 'series').exists()
-    build.build(copy, ['series'], sizes=TINY, workers=1)
-    records = list(read(copy, 'series', 'train'))
+def test_episodes_are_built_where_they_are_asked_for(copy):
+    assert not (copy / 'shape_stories' / 'episodes').exists()
+    build.build(copy, ['episodes'], sizes=TINY, workers=1)
+    records = list(read(copy, 'episodes', 'train'))
     assert [r['group'] for r in records] == list(range(TINY['train']))
     assert all(r['caption'] and r['long_caption'] for r in records)
 
@@ -148,7 +148,10 @@ def test_a_full_disk_is_said_before_work_starts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'configs': ['longer']}, 'no configuration longer; there are image, short, long, series'),
+        (
+            {'configs': ['longer']},
+            'no configuration longer; there are image, short, long, episodes',
+        ),
         ({'scale': 0}, 'scale is 0'),
         ({'workers': 0}, 'workers is 0'),
         ({'sizes': {'train': 3, 'test': 2}}, 'even'),

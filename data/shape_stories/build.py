@@ -27,7 +27,7 @@ VOCAB_SIZE = 1000
 # Training stories of each configuration whose captions the tokenizer learns from.
 TOKENIZER_GROUPS = 1000
 # Bytes of a film with its record, rounded up: for the check that the disk has room.
-FILM_BYTES = {'image': 3_000, 'short': 13_000, 'long': 45_000, 'series': 45_000}
+FILM_BYTES = {'image': 3_000, 'short': 13_000, 'long': 45_000, 'episodes': 45_000}
 
 
 def build(

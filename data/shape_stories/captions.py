@@ -45,7 +45,7 @@ def captions(seed: int, setting: world.Setting, split: str, group: int):
 
     Returns:
       A list with a pair (caption, long_caption) per film. `image` and `short`: the caption
-      tells every event in order and long_caption is ''. `long` and `series`: the caption is a
+      tells every event in order and long_caption is ''. `long` and `episodes`: the caption is a
       one-sentence summary and long_caption the narrative, a sentence per event in order.
     """
     story = world.make_story(seed, setting, split, group)

@@ -19,7 +19,7 @@ ABOUT = {
     'image': 'One frame: an object at a place, or two side by side.',
     'short': '16 frames at 2 frames per second: 2 to 4 events, told in one sentence.',
     'long': '64 frames at 1 frame per second: 8 to 16 events; a summary and a narrative.',
-    'series': 'As long; 8 series, whose films all begin with the same 8 events.',
+    'episodes': 'As long, but all films begin with the same 8 events, as those of a series do.',
 }
 
 

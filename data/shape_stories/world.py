@@ -72,7 +72,7 @@ class Setting:
     """One configuration: how long its stories are and how many there are.
 
     Attributes:
-      name: 'image', 'short', 'long' or 'series'.
+      name: 'image', 'short', 'long' or 'episodes'.
       num_frames: frames of every film.
       fps: frames per second of the files.
       min_events, max_events: events of a story, both included.
@@ -81,8 +81,7 @@ class Setting:
       pixels: height and width of the films.
       twins: films of one story: 2 = the same shots in two orders, 1 = no twin.
       train, test: number of films of each split; multiples of `twins`.
-      series: how many series the stories belong to, in turn; 0 = none.
-      opening: events with which every story of a series begins.
+      opening: events with which all stories begin, the same ones in both splits.
     """
 
     name: str
@@ -96,13 +95,12 @@ class Setting:
     test: int
     twins: int = 2
     pixels: int = 64
-    series: int = 0
     opening: int = 0
 
     @property
     def narrated(self) -> bool:
         """Whether a film has a narrative and a summary, not one sentence that tells all."""
-        return self.name in ('long', 'series')
+        return self.name in ('long', 'episodes')
 
     def size(self, split: str) -> int:
         """Number of films in a split ('train' or 'test')."""
@@ -115,15 +113,9 @@ SETTINGS = {
         Setting('image', 1, 1, 1, 1, 1, pair_rate=0.5, train=8000, test=512, twins=1),
         Setting('short', 16, 2, 2, 4, 3, pair_rate=0.25, train=6000, test=512),
         Setting('long', 64, 1, 8, 16, 3, pair_rate=0.25, train=3000, test=512),
-        # An opening takes 77 tokens and more to tell: what a text tower of CLIP's length reads.
+        # The opening takes 77 tokens and more to tell: what a text tower of CLIP's length reads.
         Setting(
-            *('series', 64, 1, 12, 16, 3),
-            pair_rate=0.25,
-            train=3000,
-            test=512,
-            twins=1,
-            series=8,
-            opening=8,
+            'episodes', 64, 1, 12, 16, 3, pair_rate=0.25, train=3000, test=512, twins=1, opening=8
         ),
     )
 }
@@ -183,7 +175,7 @@ def make_story(seed: int, setting: Setting, split: str, group: int) -> Story:
     """The story of a group: the events of its films and their orders."""
     rng = example_rng(seed, setting, split, group, 'story')
     count = int(rng.integers(setting.min_events, setting.max_events + 1))
-    opening = _opening(seed, setting, group)
+    opening = _opening(seed, setting)
     taken = {thing for event in opening for thing in (event.thing, event.other)}
     things = [thing for thing in _shuffled_things(rng) if thing not in taken]
     frames = _durations(rng, count, setting)
@@ -195,11 +187,9 @@ def make_story(seed: int, setting: Setting, split: str, group: int) -> Story:
     return Story(tuple(events), tuple(orders))
 
 
-def _opening(seed: int, setting: Setting, group: int) -> list[Event]:
-    """What the group's series begins with, in both splits; without durations."""
-    if not setting.series:
-        return []
-    rng = example_rng(seed, setting, '', group % setting.series, 'opening')
+def _opening(seed: int, setting: Setting) -> list[Event]:
+    """What all stories of the setting begin with; without durations."""
+    rng = example_rng(seed, setting, '', 0, 'opening')
     things = _shuffled_things(rng)
     return [_event(rng, setting, things, 0) for _ in range(setting.opening)]
 

@@ -40,7 +40,7 @@ from long_vivit.writers import write_json_atomic
 from scripts.bench.rows import header, record, record_argument, table
 
 SHORT, LONG = 77, 248
-FILMS = ('long', 'series')
+FILMS = ('long', 'episodes')
 DEFAULT = ('cut', 'interpolate', 'kps', 'pcm')
 TEXTS = {'narrative': 'long_caption', 'summary': 'caption'}
 WAYS = {  # way -> what differs: fields by path
