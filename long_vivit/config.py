@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,24 @@ def difference(cfg: ConfigDict | Run, base: ConfigDict | Run) -> list[str]:
     changed = [p for p in {**new, **old} if old.get(p, missing) != new.get(p, missing)]
     show = lambda values, path: repr(values[path]) if path in values else 'absent'  # noqa: E731
     return [f'{path}: {show(old, path)} -> {show(new, path)}' for path in sorted(changed)]
+
+
+def came_later(now: Run, before: Run, below: str = '') -> set[str]:
+    """Paths of fields that a stored `before` lacks and that stand at their defaults in `now`.
+
+    The program gained them since: a default is what it did without. Whole sections that one lacks,
+    such as a stage, are none of it. below: where in both a run lies, such as 'base.'.
+    """
+    old, new = dict(flat(before)), dict(flat(now))
+    sections = {path.rpartition('.')[0] for path in old}
+    default = dict(flat(frozen(plain_values(base_config()))))
+    later = (path for path in new if path not in old and path.rpartition('.')[0] in sections)
+
+    def is_default(path):
+        name = re.sub(r'^stages\.[^.]+\.', 'stages.short.', path.removeprefix(below))
+        return name in default and default[name] == new[path]
+
+    return {path for path in later if is_default(path)}
 
 
 def flat(section: ConfigDict | Run | dict, prefix: str = '') -> Iterator[tuple[str, Any]]:

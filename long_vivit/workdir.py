@@ -146,10 +146,12 @@ def changed_fields(now, before, below=''):
 
     below: where in them a run lies, such as 'base.'.
     """
+    later = config.came_later(now, before, below)
     return [
         line
         for line in config.difference(now, before)
-        if not FREE.fullmatch(line.partition(':')[0].removeprefix(below))
+        if (path := line.partition(':')[0]) not in later
+        and not FREE.fullmatch(path.removeprefix(below))
     ]
 
 

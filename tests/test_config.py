@@ -1,5 +1,6 @@
 """Configurations: what is refused and how, what a Run holds, and the command line."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import base, long, short
-from long_vivit import command_line, config, weights
+from long_vivit import command_line, config, weights, workdir
 from long_vivit.inputs import patches
 
 ROOT = Path(__file__).parent.parent
@@ -438,6 +439,26 @@ def test_difference():
     new.run = ('image',)
     lines = config.difference(config.resolve(new), config.resolve(old))
     assert 'stages.long.mask_rate: 0.75 -> absent' in lines
+
+
+def test_fields_that_came_after_a_run_was_begun_stand_at_their_defaults():
+    now = config.resolve(with_data())
+    stored = json.loads(config.to_json(now))
+    del stored['data']['scaling'], stored['model']['text']['keep'], stored['stages'][2]['sentences']
+    before = config.from_json(json.dumps(stored))
+    gained = {'data.scaling', 'model.text.keep', 'stages.long.sentences'}
+    assert config.came_later(now, before) == gained
+    whole = config.came_later(config.Run(base=now), config.Run(base=before), below='base.')
+    assert whole == {f'base.{path}' for path in gained}
+    assert workdir.changed_fields(now, before) == []
+    other = with_data()
+    other.data.scaling = 'bicubic'
+    assert workdir.changed_fields(config.resolve(other), before) == [
+        "data.scaling: absent -> 'bicubic'"
+    ]
+    del stored['stages'][2], stored['optim']
+    fewer = config.from_json(json.dumps(stored))
+    assert config.came_later(now, fewer) == gained - {'stages.long.sentences'}
 
 
 def test_errors_from_inside_libraries_are_bugs():
