@@ -1,7 +1,7 @@
 """What each way to long text is worth: narratives and summaries of the built-in long stories.
 
-    python scripts/bench/long_text.py                     # 4 ways x 3 seeds, and the table
-    python scripts/bench/long_text.py --ways kps --seeds 1 --steps 20 --workdir runs/look
+    python scripts/bench/long_text.py                     # 2 kinds of films x 4 ways x 3 seeds
+    python scripts/bench/long_text.py --films episodes --ways kps --seeds 1 --steps 20
 
 All ways go on from the same weights, for the same steps on the same long films and texts. The start
 has a text tower of 77 positions, taught on images, on short films, and on long films with their
@@ -14,11 +14,14 @@ its own scores are the first row):
     pcm           the same, and the summary against the main components of the videos
     both          (not by default) the same, but the summary against the videos as they are
 
+Two kinds of films, taught and scored apart: `long`, which are known by how they begin, and
+`episodes`, which all begin alike (`python -m long_vivit.build_data shape_stories --config
+episodes`): 77 tokens say nothing of what tells them apart.
+
 Scored are, over the test films: the narrative (long_caption, at most 248 tokens) and the summary
-(caption), recall at 1, the mean of both ways. Behind the start summaries are taught in
-`pcm` and `both` only. Each
-cell is a work directory WORKDIR/WAY_SEED; what is finished is not taught again, and one that was
-stopped goes on. The rows are written to WORKDIR/rows.json as well.
+(caption), recall at 1, the mean of both ways. Behind the start summaries are taught in `pcm` and
+`both` only. Each cell is a work directory WORKDIR/FILMS_WAY_SEED; what is finished is not taught
+again, and one that was stopped goes on. The rows are written to WORKDIR/rows.json as well.
 """
 
 import argparse
@@ -78,8 +81,7 @@ def start(args):
 
 def cell(films, way, seed, begun, args):
     """The fields of one way and seed on the given films, from the work directory `begun`."""
-    of = '' if films == 'long' else f'{films}_'
-    fields = fields_of(args.workdir / f'{of}{way}_{seed}', seed)
+    fields = fields_of(args.workdir / f'{films}_{way}_{seed}', seed)
     fields.run, fields.init = ('long',), str(begun)
     fields.stages.long.update(
         train=f'shape_stories/{films}:train', text_length=LONG,
