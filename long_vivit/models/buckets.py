@@ -9,10 +9,10 @@ nothing of it, and the vectors are those of the whole length, since padding is n
 The backward pass computes each group again instead of storing it: the memory is that of one group.
 That costs a forward pass, a third more. So scoring is always faster, but a step only where the
 buckets follow the texts, a little above the quarters of their lengths: with others it may be slower
-than the whole length (scripts/bench/RESULTS.md). With `remat` the trunk computes its blocks once
-more besides, and holds so little that buckets save no memory. To leave it to `remat` alone gives
-the same values for hardly less time and for more memory, since what the branch of each bucket
-keeps is held for all of them.
+than the whole length (scripts/bench/RESULTS.md). With `remat` the whole length computes its blocks
+again as well, so buckets make a step faster, but save no memory: it holds little to begin with. To
+leave it to `remat` alone gives the same values for hardly less time and for more memory, since what
+the branch of each bucket keeps is held for all of them.
 """
 
 import jax
