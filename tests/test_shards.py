@@ -267,6 +267,24 @@ def test_windows_do_not_show(films, monkeypatch, tmp_path):
     assert whole.num_frames == 14 and whole.seconds == pytest.approx(83 / 25)
 
 
+def test_pictures_are_scaled_as_asked_for(films, manifest, built, tmp_path):
+    (tmp_path / 'a.mp4').write_bytes(films['b_frames.mp4'])
+    how = {name: dataclasses.replace(SETTINGS, scaling=name) for name in ('bilinear', 'bicubic')}
+    one, two = (shrink.shrink(str(tmp_path / 'a.mp4'), None, None, how[name]) for name in how)
+    assert one == shrink.shrink(str(tmp_path / 'a.mp4'), None, None, SETTINGS) != two
+    with pytest.raises(ValueError, match='--scaling is lanczos; it must be bilinear or bicubic'):
+        dataclasses.replace(SETTINGS, scaling='lanczos').check()
+    with pytest.raises(ValueError, match='scaling is bilinear, wanted bicubic'):
+        make(manifest, built[0], scaling='bicubic')
+    (file,) = built[0].glob('clips/*/*/metadata.json')
+    text = file.read_text()
+    stored = json.loads(text)
+    assert stored.pop('scaling') == 'bilinear'
+    file.write_text(json.dumps(stored))  # as it was before one could choose
+    assert 'complete' in make(manifest, built[0])[1]
+    file.write_text(text)
+
+
 def windows_of(steps, monkeypatch):
     monkeypatch.setattr(shrink, 'WINDOW_BYTES', steps * 3 * PIXELS**2)
 
