@@ -292,7 +292,7 @@ def reading() -> dict:
         'text': 'caption',  # caption | long_caption | any (a long caption where there is one)
         'text_length': 32,  # l, tokens with the start and end tokens; >= 3
         'text_buckets': (),  # lengths >= 3, a little above the quarters of those of your texts:
-        #                      groups of like length go that far, to the same vectors; () = to l
+        #                      each is read as far as its bucket, to the same vector; () = to l
         'sentences': 'all',  # of long captions when training: all | sample (some, at random)
         'short_text': '',  # the second text, for loss.short_weight: caption | first_sentence
         #                    (of the first text) | '' = none

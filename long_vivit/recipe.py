@@ -33,11 +33,6 @@ VIDEO_CHOICES = (*CHOICES, 'cls_repeat', 'positions', 'norm_input', 'head')
 TEXT_CHOICES = (*CHOICES, 'head_bias', 'positions')
 
 
-def scaling_of(run):
-    """data.scaling; runs of before had one way."""
-    return vars(run.data).get('scaling', 'bilinear')
-
-
 def view(run, stage, *, image=False):
     """How `stage` looks at its examples when training; `image`: at the images it mixes in."""
     frames, own = 1 if image else stage.frames, vars(stage)  # of runs before some fields are new
@@ -56,7 +51,7 @@ def view(run, stage, *, image=False):
         mask_rate=stage.mask_rate,
         text='any' if image and stage.text == 'long_caption' else stage.text,
         text_length=stage.text_length,
-        scaling=scaling_of(run),
+        scaling=vars(run.data).get('scaling', 'bilinear'),
         time_limit_s=run.data.time_limit_s,
         max_missing=run.data.max_missing,
         short_text=getattr(stage, 'short_text', ''),  # not there in runs of before

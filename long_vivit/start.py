@@ -90,7 +90,7 @@ def of_others(init, run, stage, vocab, drop=()):
     """
     like = flatten(model_like(run, stage, vocab))
     flat, lines = weights.read(init, like)
-    lines += scaled_otherwise(init, run)
+    lines += scaled_otherwise(init, recipe.view(run, stage).scaling)
     lacking = [part for part in PARTS if not any(name.startswith(part) for name in flat)]
     if fresh := [name for name in like if name.startswith(tuple(lacking))]:
         lines.append(f'{", ".join(lacking)}: afresh, these weights have none')
@@ -100,9 +100,9 @@ def of_others(init, run, stage, vocab, drop=()):
     return Start(adapted.params, [*lines, *more, *adapted.lines])
 
 
-def scaled_otherwise(init, run):
+def scaled_otherwise(init, own):
     """A line where pictures are scaled in another way than those that weights were taught with."""
-    own, theirs = recipe.scaling_of(run), weights.describe(init).scaling
+    theirs = weights.describe(init).scaling
     if own == theirs:
         return []
     return [f'pictures: scaled {own}, those that these weights know were {theirs} (data.scaling)']

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from long_vivit import rules
+from long_vivit import recipe, rules
 from long_vivit.inputs import looks, pixels
 from long_vivit.inputs.sources import open_source
 from tests import tiny_run
@@ -34,10 +34,10 @@ def resampled(picture, side, kernel):
 
 
 def picture(side):
-    """Edges, fine and coarse, and a slope."""
+    """Edges, fine and coarse, and a slope, in greys: FFmpeg rounds strong colours on its way."""
     y, x = np.mgrid[:side, :side] / side
-    waves = [np.sin(40 * x * y) > 0, np.hypot(x - 0.5, y - 0.5) < 0.3, x]
-    return (255 * np.stack(waves, -1)).astype(np.uint8)
+    waves = (np.sin(40 * x * y) > 0) + 1.0 * (np.hypot(x - 0.5, y - 0.5) < 0.3) + x
+    return np.repeat((40 + 55 * waves).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 @pytest.mark.parametrize('side', [32, 50, 96, 150])
@@ -46,8 +46,8 @@ def test_scaling_is_that_of_the_kernel(name, kernel, side):
     given = picture(100)
     found = pixels.shrink(given, side, name).astype(int)
     far = {k: np.abs(found - resampled(given, side, k)).mean() for k in (triangle, catmull_rom)}
-    assert far[kernel] < 0.6
-    assert max(far.values()) > 3 * far[kernel]  # and not that of the other
+    assert far[kernel] < 0.35
+    assert max(far.values()) > 5 * far[kernel]  # and not that of the other
 
 
 def test_a_configuration_may_name_what_there_is():
@@ -76,7 +76,5 @@ def test_a_look_at_a_video_scales_as_its_view_says(tiny_stories):
 
 
 def test_a_run_says_how(tiny_stories, tmp_path):
-    from long_vivit import recipe
-
     run = tiny_run.resolved(tiny_stories, tmp_path, data__scaling='bicubic')
     assert recipe.eval_view(run, run.stages[0]).scaling == 'bicubic'

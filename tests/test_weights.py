@@ -233,6 +233,11 @@ def test_pictures_are_scaled_as_those_that_the_weights_know(folder):
     assert long_vivit.load(other).view.scaling == 'bicubic'
     change(folder, 'open_clip_config.json', preprocess_cfg__interpolation='bilinear')
     assert long_vivit.load(other).view.scaling == 'bilinear'
+    change(folder, 'open_clip_config.json', preprocess_cfg__interpolation='random')
+    change(folder, file, resample=1)
+    for given, how in ((init, '1'), (other, "'random'")):
+        told = f'pictures were scaled by {how}, which is not offered: bicubic'
+        assert told in weights.read(given, {})[1]
 
 
 def test_a_config_of_old_that_keeps_its_parts_in_dicts(folder):

@@ -145,8 +145,8 @@ def _faults(path: pathlib.Path, data_dir, setting: world.Setting, seed: int) -> 
             return [f'{name} is missing or unreadable']
     builder = _builder(data_dir, setting, seed)
     # A field that came after the files were built stands at its default in them.
-    defaults = {field.name: field.default for field in dataclasses.fields(setting)}
-    stored = defaults | dict(builder.info.metadata)
+    fields = [f for f in dataclasses.fields(setting) if f.default is not dataclasses.MISSING]
+    stored = {f.name: f.default for f in fields} | dict(builder.info.metadata)
     faults = [
         f'{field} is {stored.get(field)}, wanted {value}'
         for field, value in builder.settings_record.items()

@@ -7,6 +7,7 @@ nothing is put into words (`captions.py`). Every story is a pure function of
 """
 
 import dataclasses
+import functools
 import zlib
 
 import numpy as np
@@ -187,11 +188,12 @@ def make_story(seed: int, setting: Setting, split: str, group: int) -> Story:
     return Story(tuple(events), tuple(orders))
 
 
-def _opening(seed: int, setting: Setting) -> list[Event]:
+@functools.cache
+def _opening(seed: int, setting: Setting) -> tuple[Event, ...]:
     """What all stories of the setting begin with; without durations."""
     rng = example_rng(seed, setting, '', 0, 'opening')
     things = _shuffled_things(rng)
-    return [_event(rng, setting, things, 0) for _ in range(setting.opening)]
+    return tuple(_event(rng, setting, things, 0) for _ in range(setting.opening))
 
 
 def _shuffled_things(rng) -> list[Thing]:

@@ -105,10 +105,17 @@ def pixels_of(path: Path, assumed=pairs.PIXELS) -> tuple[pairs.Pixels, list[str]
             found = read_json(path / name)
             found = found.get('image_processor', found)
             if 'image_mean' in found and 'image_std' in found:
-                scaling = {number: word for word, number in RESAMPLE.items()}
-                scaling = scaling.get(found.get('resample'), assumed.scaling)
+                number = found.get('resample')
+                scaling = next((k for k, n in RESAMPLE.items() if n == number), assumed.scaling)
                 pixels = tuple(found['image_mean']), tuple(found['image_std']), scaling
-                return pairs.Pixels(*pixels), []
+                return pairs.Pixels(*pixels), other_scaling(number, RESAMPLE.values(), scaling)
     mean, std, scaling = assumed
     line = f'no preprocessor_config.json there: pixels of mean {mean}, deviation {std}, {scaling}'
     return assumed, [line]
+
+
+def other_scaling(given, known, scaling: str) -> list[str]:
+    """A line where pictures were scaled in a way that is not offered here."""
+    if given is None or given in known:
+        return []
+    return [f'pictures were scaled by {given!r}, which is not offered: {scaling}']

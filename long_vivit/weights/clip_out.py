@@ -171,9 +171,8 @@ def write(
     write_json_atomic(folder / 'preprocessor_config.json', {
         'image_processor_type': 'CLIPImageProcessor', 'do_resize': True,
         'size': {'shortest_edge': side}, 'resample': clip.RESAMPLE[scaling],
-        'do_center_crop': True,
-        'crop_size': {'height': side, 'width': side}, 'do_rescale': True,
-        'rescale_factor': 1 / 255, 'do_normalize': True, 'do_convert_rgb': True,
+        'do_center_crop': True, 'crop_size': {'height': side, 'width': side},
+        'do_rescale': True, 'rescale_factor': 1 / 255, 'do_normalize': True, 'do_convert_rgb': True,
         'image_mean': pairs.MEAN, 'image_std': pairs.STD,
     })  # fmt: skip
     _write_tokenizer(folder, json.loads(tokenizer.to_json()), config['text']['length'])

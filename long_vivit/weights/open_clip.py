@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from long_vivit.weights import Described, longclip, pairs, rows, tokenizer_of
+from long_vivit.weights import Described, clip, longclip, pairs, rows, tokenizer_of
 from long_vivit.weights.files import open_tensors, read_json
 
 # What a field that is left out means (open_clip: CLIPVisionCfg, CLIPTextCfg).
@@ -147,9 +147,10 @@ def _epsilon(options: dict | None) -> float:
 
 
 def _pixels(found: dict[str, Any]) -> tuple[pairs.Pixels, list[str]]:
-    scaling = found.get('interpolation', 'bicubic')  # open_clip may also draw one of the two
-    scaling = scaling if scaling in ('bilinear', 'bicubic') else 'bicubic'
+    given = found.get('interpolation')  # open_clip may also draw one of the two, 'random'
+    scaling = given if given in clip.RESAMPLE else pairs.PIXELS.scaling
+    lines = clip.other_scaling(given, clip.RESAMPLE, scaling)
     if 'mean' in found and 'std' in found:
-        return pairs.Pixels(tuple(found['mean']), tuple(found['std']), scaling), []
+        return pairs.Pixels(tuple(found['mean']), tuple(found['std']), scaling), lines
     line = f"no preprocess_cfg there: pixels as OpenAI's CLIP has them, mean {pairs.MEAN}"
-    return pairs.Pixels(scaling=scaling), [line]
+    return pairs.Pixels(scaling=scaling), [*lines, line]

@@ -141,6 +141,8 @@ def show(films, rows, args):
 def lines(args):
     """Teaches what is not finished, then a table for each kind of films."""
     begun = start(args)
+    for films in args.films:  # what is not built is said now, not when the start is taught
+        open_source(f'shape_stories/{films}:test', data_dir=begun.data.dir)
     asked = {name: value for name, value in vars(args).items() if name != 'record'}
     rows = {films: {'the start': [taught(begun, films)]} for films in args.films}
     for films, seed, way in itertools.product(args.films, range(args.seeds), args.ways):
