@@ -355,7 +355,10 @@ def test_stored_faults(built):
     )
     message = fault_of('small_set/triple:train', data_dir=built)
     assert 'not built (there is single, twins)' in message
-    assert f'run `python -m long_vivit.build_data small_set --data_dir={built}`' in message
+    assert (
+        f'run `python -m long_vivit.build_data small_set --config=triple --data_dir={built}`'
+        in message
+    )
     assert 'run `python -m long_vivit.build_data nothing`' in fault_of('nothing/x:train')
     assert 'no long_caption' in fault_of(
         'small_set/twins:train', data_dir=built, text='long_caption'

@@ -212,8 +212,10 @@ def _newest_version(data_dir: Path, parts: Spec) -> Path:
     if versions:
         return max(versions, key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
     others = sorted({p.parent.parent.name for p in folder.parent.glob('*/*/dataset_info.json')})
-    there = f' (there is {", ".join(others)})' if parts.config and others else ''
-    flag = '' if str(data_dir) == 'data/built' else f' --data_dir={data_dir}'
+    there, flag = '', ''
+    if parts.config and others:  # built without this one, which may have to be asked for
+        there, flag = f' (there is {", ".join(others)})', f' --config={parts.config}'
+    flag += '' if str(data_dir) == 'data/built' else f' --data_dir={data_dir}'
     raise ValueError(
         f'{folder}: not built{there}; run `python -m long_vivit.build_data {parts.name}{flag}`, '
         'or change data.dir.'
